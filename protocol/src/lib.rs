@@ -1,0 +1,30 @@
+//! The pure core of narswarm: values in, values out.
+//!
+//! Nothing here opens a socket or a file, reads a clock, or asks the operating system for
+//! randomness; time and seeds are arguments. The node performs what this crate decides, and the
+//! simulator drives the very same code.
+//!
+//! A map, in the order in which a substitute travels:
+//!
+//! - names: [`base32`], [`hash`], [`store_path`];
+//! - trust: [`sexp`], [`acl`], [`signature`], [`narinfo`] (`Unverified…` becomes `Verified…` only
+//!   by a signature of an authorised key);
+//! - content: [`nar`] (the archive format), [`piece`] (pieces, piece lists, roots);
+//! - conversation: [`wire`] (messages between peers);
+//! - decisions: [`fetch`] (whom to ask for which piece, and what to do when it goes wrong);
+//! - [`limits`]: every bound, with its reason.
+
+#![forbid(unsafe_code)]
+
+pub mod acl;
+pub mod base32;
+pub mod fetch;
+pub mod hash;
+pub mod limits;
+pub mod nar;
+pub mod narinfo;
+pub mod piece;
+pub mod sexp;
+pub mod signature;
+pub mod store_path;
+pub mod wire;
