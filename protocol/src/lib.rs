@@ -9,8 +9,10 @@
 //! - names: [`base32`], [`hash`], [`store_path`];
 //! - trust: [`sexp`], [`acl`], [`signature`], [`narinfo`] (`Unverified…` becomes `Verified…` only
 //!   by a signature of an authorised key);
-//! - content: [`nar`] (the archive format), [`piece`] (pieces, piece lists, roots);
-//! - conversation: [`wire`] (messages between peers);
+//! - content: [`nar`] (the archive format), [`piece`] (pieces, piece lists, roots), [`piece_set`]
+//!   (who holds which pieces);
+//! - conversation: [`provider_key`] (where holders are looked up), [`wire`] (messages between
+//!   peers);
 //! - decisions: [`fetch`] (whom to ask for which piece, and what to do when it goes wrong);
 //! - [`limits`]: every bound, with its reason.
 
@@ -24,6 +26,8 @@ pub mod limits;
 pub mod nar;
 pub mod narinfo;
 pub mod piece;
+pub mod piece_set;
+pub mod provider_key;
 pub mod sexp;
 pub mod signature;
 pub mod store_path;

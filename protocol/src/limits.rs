@@ -22,3 +22,340 @@ pub const MAX_PIECES: u32 = 4096;
 
 /// Most store hashes in one query, the number that guix itself pipelines.
 pub const MAX_QUERY_HASHES: usize = 1000;
+
+// --- fetching
+
+/// Pieces asked for together with the piece list, before anything is known of the peer: 2 MiB of
+/// smallest pieces, enough to keep a fast path busy for the first round trips.
+pub const FIRST_WINDOW_PIECES: u32 = 8;
+
+/// A window never falls below this: one piece travelling, one being sent, and two waiting keep a
+/// slow path full.
+pub const MIN_WINDOW_PIECES: u32 = 4;
+
+/// Most that is outstanding at one source. 16 MiB fill 400 MB/s at 40 ms; more would only be
+/// memory.
+pub const MAX_WINDOW_BYTES: u64 = 16 << 20;
+
+/// How long a peer may take to show its piece list before another source is tried beside it.
+pub const OPEN_PATIENCE: std::time::Duration = std::time::Duration::from_millis(700);
+
+/// Silence, with requests outstanding, after which a source counts as frozen and its pieces are
+/// asked of others: within the second that a user may notice.
+pub const FREEZE_AFTER: std::time::Duration = std::time::Duration::from_millis(700);
+
+/// Silence after which a frozen source is given up for this fetch.
+pub const FORGET_FROZEN_AFTER: std::time::Duration = std::time::Duration::from_secs(20);
+
+/// Peers used at once for one nar. Four streams already fill any link seen between two hosts;
+/// further peers are kept in reserve.
+pub const MAX_ACTIVE_PEERS: usize = 4;
+
+/// Peers remembered for one nar, in use or in reserve.
+pub const MAX_SOURCES: usize = 32;
+
+/// How long the swarm is given before upstream is asked as well.
+pub const UPSTREAM_PATIENCE: std::time::Duration = std::time::Duration::from_millis(300);
+
+/// How often a failed upstream is tried again within one fetch.
+pub const UPSTREAM_TRIES: u32 = 2;
+
+/// How long a fetch with nobody left to ask waits for discovery before it fails.
+pub const NO_SOURCE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Decoded pieces of one fetch kept in memory for its readers, 64 of the smallest: a reader that
+/// pauses for a moment still finds its place there.
+pub const FETCH_MEMORY_BYTES: usize = 16 << 20;
+// --- trust
+
+/// Largest s-expression that is read: an ACL of a thousand keys has 200 kB.
+pub const MAX_SEXP_BYTES: usize = 1024 * 1024;
+
+/// Deepest nesting of an s-expression. An ACL nests five deep, a signature four; the bound keeps
+/// every walk over one far from the end of the stack.
+pub const MAX_SEXP_DEPTH: usize = 32;
+
+/// Longest value of a `Signature` field. A real one has 850 octets; white space and foreign
+/// elements, which Guix tolerates, may make it longer.
+pub const MAX_SIGNATURE_FIELD_BYTES: usize = 16 * 1024;
+
+/// Most URL/Compression/FileSize groups that are looked at. `guix publish` writes at most three,
+/// one for each compression it was told to use.
+pub const MAX_NAR_SOURCES: usize = 16;
+
+/// Longest URL of a nar, the length that web servers commonly accept at least.
+pub const MAX_NAR_URL_BYTES: usize = 4096;
+// --- wire
+
+/// Largest body of a query: a thousand store hashes of 20 octets and the CBOR around them.
+pub const MAX_QUERY_BODY_BYTES: usize = MAX_QUERY_HASHES * 20 + 64;
+
+/// Largest body of one frame of answers: four of the largest narinfos, and about a third of the
+/// answers to a usual query of a thousand, so that the first are used while the last still travel.
+pub const MAX_ANSWERS_BODY_BYTES: usize = 1 << 20;
+
+/// Most octets of answers to one query. Narinfos are 1 to 2 kB, so a thousand of them fit three
+/// times over; it bounds what a stranger's query makes a node read and a stranger's answer makes
+/// it hold.
+pub const MAX_QUERY_ANSWER_BYTES: usize = 8 << 20;
+
+/// Largest body of the small messages of a fetch session, whose fields take under 80 octets;
+/// the rest is room for fields of later versions.
+pub const MAX_FETCH_SMALL_BODY_BYTES: usize = 512;
+
+/// Largest body of an opened nar: 4,096 piece hashes, a bitfield and some fields.
+pub const MAX_OPENED_BODY_BYTES: usize = MAX_PIECES as usize * (32 + 1) + 512;
+
+/// Most ranges in one availability update: every other piece of the longest list.
+pub const MAX_HAVE_RANGES: usize = MAX_PIECES as usize / 2;
+
+/// Largest body of an availability update: eight octets a range.
+pub const MAX_HAVE_BODY_BYTES: usize = MAX_HAVE_RANGES * 8 + 512;
+
+/// Most nars open at once in one fetch session: above the number of substitutes that guix
+/// downloads at once, and few enough that a session's piece lists stay under 8 MiB.
+pub const MAX_FETCH_SLOTS: usize = 64;
+
+/// Most pieces that one fetch session may have asked for and not yet been given or cancelled:
+/// 256 MiB at the smallest piece size, which is two seconds of the fastest path measured.
+pub const MAX_WANTED_PIECES: u32 = 1024;
+
+// --- the node's memory of others
+
+/// Narinfos kept ready to be served: 24 MiB are some 5,000, more than any one `guix` command asks
+/// for.
+pub const KNOWN_NARINFO_BYTES: u64 = 24 << 20;
+
+/// Entries of each of the smaller memories: misses, holders, bans. At a hundred octets an entry
+/// a few MiB.
+pub const MAX_REMEMBERED: u64 = 20_000;
+
+/// How long a miss is believed: guix asks again at the next command, by when the search in the
+/// background may have found something.
+pub const MISS_LIFE: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// How long a peer's word that it holds an item is used without asking again.
+pub const HOLDER_LIFE: std::time::Duration = std::time::Duration::from_secs(300);
+
+/// How long a peer that misbehaved is avoided, and a false root remembered.
+pub const BAN_LIFE: std::time::Duration = std::time::Duration::from_secs(3600);
+
+/// Round trip assumed of a peer of which none was measured.
+pub const UNKNOWN_LATENCY: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// Nars fetched at once. Each may hold 16 MiB for its readers and as much on its way.
+pub const MAX_FETCHES: usize = 64;
+
+/// When a client that found every place taken may come back.
+pub const BUSY_PAUSE: std::time::Duration = std::time::Duration::from_secs(2);
+
+// --- resolving narinfos
+
+/// Peers asked in one query round: the nearest few know most of what a region uses.
+pub const MAX_QUERIED_PEERS: usize = 8;
+
+/// How long a definite "no" of upstream waits for peers that were asked at the same time.
+pub const PEER_GRACE: std::time::Duration = std::time::Duration::from_millis(300);
+
+/// How long the swarm alone (no upstream, or a broken one) may take for an answer.
+pub const SWARM_DEADLINE: std::time::Duration = std::time::Duration::from_secs(4);
+
+/// How long a node that was told of peers waits for the first connection.
+pub const FIRST_PEER_PATIENCE: std::time::Duration = std::time::Duration::from_secs(3);
+
+/// How long a nar whose holders all failed waits for another peer before it is a miss: a
+/// connection under way is made by then.
+pub const ANOTHER_PEER_PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Longest that any narinfo request waits for upstream.
+pub const NARINFO_DEADLINE: std::time::Duration = std::time::Duration::from_secs(20);
+
+/// Hashes looked up in the DHT in one round: each costs some thirty messages, and whoever is found
+/// is asked for all the others too.
+pub const MAX_LOOKED_UP_HASHES: usize = 64;
+
+/// How long guix may keep a hit: what is signed stays true, and 36 hours is what guix assumes
+/// when nothing is said.
+pub const HIT_MAX_AGE: std::time::Duration = std::time::Duration::from_secs(36 * 3600);
+
+/// How long a node that is told to stop waits for what is under way.
+pub const STOP_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+// --- http
+
+/// Most requests of one connection that are read ahead of their answers. Guix pipelines 1,000
+/// at a time and sends the next thousand while it reads: two such bursts.
+pub const MAX_REQUESTS_AHEAD: usize = 2048;
+
+/// Most bytes of one connection that wait to be parsed: 1,000 of guix's requests are 106 kB,
+/// two bursts and some room.
+pub const MAX_READ_AHEAD_BYTES: usize = 256 * 1024;
+
+/// Largest head of an HTTP request. Guix's are 106 bytes; browsers with many cookies for
+/// `localhost` send several kilobytes.
+pub const MAX_HTTP_HEAD_BYTES: usize = 16 * 1024;
+
+/// Longest request line: the longest that can be answered has a name of 211 octets, each of
+/// them percent-encoded, and stays under 1 KiB.
+pub const MAX_HTTP_REQUEST_LINE_BYTES: usize = 8 * 1024;
+
+/// Most header fields in a request. Guix sends two, browsers about twenty.
+pub const MAX_HTTP_FIELDS: usize = 64;
+
+/// Answers that are gathered before they are written: one large segment's worth; more brings
+/// nothing on loopback and only delays the first.
+pub const MAX_GATHERED_ANSWER_BYTES: usize = 64 * 1024;
+
+/// Bytes that are read and thrown away after the last answer on a connection, so that the
+/// answer to an oversized request is not lost to a reset while the client is still sending.
+pub const MAX_DISCARDED_BYTES: usize = 4 * 1024 * 1024;
+// --- upstream
+
+/// Longest status line and headers of a substitute server's reply. Farms send under 1 KiB;
+/// common proxies add a few cookies, and servers themselves cap requests at 8 or 16 KiB.
+pub const MAX_RESPONSE_HEAD_BYTES: usize = 16 * 1024;
+
+/// Most headers of a substitute server's reply: three times what content networks add.
+pub const MAX_RESPONSE_HEADERS: usize = 64;
+
+/// Octets of narinfos that wait in memory for the asker of one batch to take them: two thousand
+/// ordinary ones, so that only replies of unusual size ever wait for the asker.
+pub const MAX_WAITING_NARINFO_BYTES: usize = 4 * 1024 * 1024;
+
+/// Narinfo requests that wait for one substitute server: thirty clients' full bursts. What comes
+/// above is refused at once instead of waiting for longer than any client does.
+pub const MAX_WAITING_NARINFO_REQUESTS: usize = 64 * 1024;
+
+/// Most substitute servers that are asked in turn; each is a round trip for a missing item.
+pub const MAX_UPSTREAMS: usize = 16;
+
+/// Memory of an LZMA decoder: `xz -9` has a dictionary of 64 MiB, `lzip -9` (what build farms
+/// use) one of 32 MiB; a stream that wants more is refused, where the format would allow 4 GiB.
+pub const MAX_LZMA_DECODER_BYTES: u64 = 72 * 1024 * 1024;
+
+/// Window of a zstd decoder as a power of two: 128 MiB, what `zstd --ultra -22 --long` makes and
+/// what the reference decoder accepts without being asked for more.
+pub const MAX_ZSTD_WINDOW_LOG: u32 = 27;
+// --- net
+
+/// Most streams of one connection, in both directions. A remote that opens more loses the
+/// connection, so it is above what both sides may have open: 32 and 16 of ours, 64 of the DHT's,
+/// a few of ping and identify. Each stream may hold 256 KiB that nobody has read yet.
+pub const MAX_CONNECTION_STREAMS: usize = 128;
+
+/// Most octets that one connection may have received and nobody has read: 32 MiB for the first
+/// 256 KiB of every stream, 48 MiB for the streams that prove fast. The largest product of
+/// bandwidth and delay measured to matter, 338 MiB/s at 40 ms, takes 14 MiB.
+pub const MAX_CONNECTION_WINDOW_BYTES: usize = 80 << 20;
+
+/// Most streams of one of our protocols that this node opens on one connection at a time; others
+/// wait their turn. One fetch session carries many nars, and a query takes a round trip.
+pub const MAX_OUTBOUND_STREAMS: usize = 8;
+
+/// Most streams of one of our protocols that a remote may have open on one connection: twice what
+/// it opens if it is like us, as ours may still be closing when it opens the next.
+pub const MAX_INBOUND_STREAMS: usize = 2 * MAX_OUTBOUND_STREAMS;
+
+/// Most requests to open a stream that wait on one connection.
+pub const MAX_QUEUED_OPENS: usize = 1024;
+
+/// Most peers that are dialled because somebody wants to open a stream to them.
+pub const MAX_AWAITED_PEERS: usize = 256;
+
+/// Most fetch sessions that are served at once: each holds up to 4 MiB of frames read ahead.
+pub const MAX_SERVED_FETCHES: usize = 128;
+
+/// Most queries that are answered at once: each holds up to 8 MiB of answers when narinfos are
+/// unusually large, and 2 MB at most usually.
+pub const MAX_SERVED_QUERIES: usize = 64;
+
+/// Most calls for content or narinfos that run on blocking threads for peers at once; disks gain
+/// little from more.
+pub const MAX_BLOCKING_CALLS: usize = 16;
+
+/// Octets of frames that are read in one go for a fetch session; at least one frame is.
+pub const FETCH_BURST_BYTES: usize = 1 << 20;
+
+/// Bursts that wait to be written in one fetch session, besides the one being read and the one
+/// being written.
+pub const FETCH_BURSTS_AHEAD: usize = 2;
+
+/// Most connections that others may have made to this node, and most in all. An idle one takes
+/// about 30 KiB, so all of them take under 20 MiB.
+pub const MAX_INCOMING_CONNECTIONS: u32 = 384;
+/// See [`MAX_INCOMING_CONNECTIONS`].
+pub const MAX_CONNECTIONS: u32 = 512;
+
+/// Most connections with one peer: one each way over TCP and QUIC.
+pub const MAX_CONNECTIONS_PER_PEER: u32 = 4;
+
+/// Most handshakes of incoming connections at once: each takes a millisecond of processor time.
+pub const MAX_PENDING_INCOMING: u32 = 64;
+
+/// Most attempts to connect at once, for the same reason, with the lookups of the DHT in mind.
+pub const MAX_PENDING_OUTGOING: u32 = 128;
+
+/// Most peers whose addresses are remembered: 8 addresses of some 40 octets each, 1.5 MiB.
+pub const MAX_KNOWN_PEERS: usize = 4096;
+
+/// Most addresses remembered of one peer.
+pub const MAX_PEER_ADDRESSES: usize = 8;
+
+/// Most peers that are banned at once; the longest banned is let go.
+pub const MAX_BANS: usize = 4096;
+
+/// Most useful peers whose idle connections are kept.
+pub const MAX_KEPT_PEERS: usize = 32;
+
+/// Most provider records that this node keeps for others and itself together.
+pub const MAX_PROVIDER_RECORDS: usize = 200_000;
+
+/// Most provider records of one peer: the items of a large workstation.
+pub const MAX_PROVIDER_RECORDS_PER_PEER: usize = 50_000;
+
+/// Most providers kept of one item: as many as one answer of the DHT carries.
+pub const MAX_PROVIDERS_PER_ITEM: usize = 20;
+
+/// Most keys of items that one lookup asks the DHT for.
+pub const MAX_FIND_KEYS: usize = MAX_QUERY_HASHES;
+
+/// Most lookups of the DHT that run at once: each has some three requests under way.
+pub const MAX_DHT_LOOKUPS: usize = 64;
+
+/// Most announcements to the DHT that run at once: each makes some fifty requests.
+pub const MAX_DHT_ANNOUNCEMENTS: usize = 4;
+// --- store
+
+/// Largest window of a zstd frame that is kept: what RFC 8878 asks every decoder to support, so
+/// that whoever reads a cached nar as a stream can.
+pub const MAX_FRAME_WINDOW_BYTES: u64 = 8 << 20;
+
+/// Most peers that are remembered across restarts: some tens suffice to find back in, a thousand
+/// leave a choice after a long absence.
+pub const MAX_SAVED_PEERS: usize = 1000;
+
+/// Most addresses remembered of one peer: a few interfaces on two transports each.
+pub const MAX_SAVED_ADDRESSES: usize = 8;
+
+/// Longest address remembered, as octets of the multiaddress: a relayed one with a DNS name has
+/// about 150.
+pub const MAX_SAVED_ADDRESS_BYTES: usize = 512;
+
+// --- nar
+
+/// Longest name of a directory entry in a nar: what Linux file systems hold (`NAME_MAX`).
+pub const MAX_NAR_NAME_BYTES: usize = 255;
+
+/// Longest symlink target in a nar: what Linux gives back (`PATH_MAX` without the final NUL).
+pub const MAX_NAR_TARGET_BYTES: usize = 4095;
+
+/// Deepest nesting of directories in a nar: ten times what store items have, and little enough
+/// that a reader's stack of names (128 KiB) and a recursive consumer both fit.
+pub const MAX_NAR_DEPTH: usize = 512;
+
+/// Most entries of one directory in a nar: the largest seen have some twenty thousand, and
+/// whoever lists a directory in memory must be able to.
+pub const MAX_NAR_DIRECTORY_ENTRIES: u32 = 1 << 20;
+
+/// Most entries of a nar in all: ten times TeX Live's, so that nobody is made to create inodes
+/// without end.
+pub const MAX_NAR_ENTRIES: u32 = 1 << 22;

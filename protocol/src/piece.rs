@@ -121,6 +121,12 @@ impl PieceList {
             && self.hashes.get(index as usize).is_some_and(|hash| *hash == hash_piece(bytes))
     }
 
+    /// Whether piece `index` has `len` octets.
+    #[must_use]
+    pub fn matches_len(&self, index: u32, len: usize) -> bool {
+        index < self.layout.piece_count() && self.layout.piece_len(index) == len
+    }
+
     /// The root for the nar of this hash.
     #[must_use]
     pub fn root(&self, nar_hash: &NarHash) -> Root {
