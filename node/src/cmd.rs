@@ -1,2 +1,22 @@
-//! In the making.
+//! One file for each subcommand: its arguments and `run`.
+
 pub mod check;
+pub mod config;
+pub mod demo;
+pub mod import;
+pub mod run;
+pub mod status;
+
+/// Logs to standard error, as `RUST_LOG` says, else what a user wants to know.
+fn log_to_stderr() {
+    use std::io::IsTerminal;
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new("info,libp2p=warn,sled=warn"));
+    // A second call, by a test in the same process, changes nothing.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .try_init();
+}

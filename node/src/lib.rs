@@ -4,8 +4,16 @@
 //! Only [`engine`] knows the network, the store, the upstreams and HTTP; those four never import
 //! each other.
 
+pub mod acl;
+pub mod cli;
 pub mod cmd;
+pub mod config;
+pub mod control;
+pub mod engine;
 pub mod http;
+pub mod metrics;
+pub mod nar_tree;
 pub mod net;
+pub mod node;
 pub mod store;
 pub mod upstream;

@@ -1,1 +1,318 @@
-//! In the making.
+//! The network: libp2p below, our two protocols above.
+//!
+//! [`Net`] is all that the rest of the node sees. It asks peers what they hold ([`Net::query`])
+//! and fetches pieces ([`Net::open_fetch`]); it serves what its [`Responder`] gives; it finds
+//! holders ([`Net::routing`]). It persists nothing, decides nothing about items, and verifies no
+//! content: what it returns is within its bounds and was asked for, no more.
+//!
+//! - below: `transport`, `tls`, `yamux`, `pacing` (TCP before QUIC);
+//! - who and where: `behaviour`, `swarm` (the task), `book`, [`peers`], `dialing`, [`routing`];
+//! - conversations: `streams`, `messages`, `query` and [`transfer`] (asking), `serve`.
+
+mod behaviour;
+mod book;
+pub mod config;
+pub mod counters;
+mod dialing;
+pub mod error;
+pub mod events;
+mod messages;
+mod pacing;
+pub mod peers;
+mod query;
+pub mod responder;
+pub mod routing;
+mod serve;
+mod streams;
+mod swarm;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod tls;
+pub mod transfer;
+mod transport;
+mod yamux;
+
+pub use config::{NetConfig, NetTiming};
+pub use counters::NetCounters;
+pub use error::{Fault, NetError, PeerError};
+pub use events::NetEvent;
+pub use peers::PeerInfo;
+pub use responder::{Held, Responder, ServedNar};
+pub use routing::{Provider, ProviderKey, Routing, RoutingError};
+pub use streams::Counters as StreamCounters;
+pub use transfer::{FetchRequests, FetchResponses};
+pub use transport::SetupError;
+
+use book::Book;
+use dialing::Dialing;
+use futures::{FutureExt, StreamExt};
+use libp2p::core::transport::ListenerId;
+use libp2p::core::upgrade::Version;
+use libp2p::multiaddr::Protocol as Segment;
+use libp2p::swarm::{self as libp2p_swarm, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, Swarm};
+use narswarm_protocol::limits::MAX_CONNECTION_STREAMS;
+use narswarm_protocol::store_path::StoreHash;
+use parking_lot::Mutex;
+use routing::kad::{KadRouting, Lookups};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::{Duration, Instant};
+use streams::Control;
+use swarm::{Command, Task, View};
+use tokio::sync::{broadcast, mpsc};
+
+/// Events that whoever falls behind may still read.
+const EVENTS: usize = 1024;
+
+/// Commands that may wait for the swarm's task, which takes microseconds for each.
+const COMMANDS: usize = 256;
+
+/// How long listening may take to start: it needs no remote.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The network, as the rest of the node sees it. Clones are the same network.
+#[derive(Clone)]
+pub struct Net(Arc<Inner>);
+
+struct Inner {
+    peer: PeerId,
+    view: Arc<Mutex<View>>,
+    book: Book,
+    control: Control,
+    counters: Arc<NetCounters>,
+    timing: NetTiming,
+    server: Arc<serve::Server>,
+    routing: Arc<KadRouting>,
+    commands: mpsc::Sender<Command>,
+    task: Mutex<Option<tokio::task::JoinHandle<()>>>,
+}
+
+impl Net {
+    /// Starts the network; returns when all addresses are listened on.
+    ///
+    /// # Errors
+    /// See [`NetError`]; nothing is left running.
+    pub async fn start(
+        config: NetConfig,
+        responder: Arc<dyn Responder>,
+    ) -> Result<(Self, broadcast::Receiver<NetEvent>), NetError> {
+        let peer = config.keypair.public().to_peer_id();
+        let (counters, book) = (Arc::<NetCounters>::default(), Book::default());
+        for (known, addresses) in config.known_peers.iter().rev() {
+            book.add(*known, addresses.iter().cloned());
+        }
+        for address in &config.bootstrap {
+            if let Some(peer) = pacing::peer_of(address) {
+                book.add(peer, [address.clone()]);
+            }
+        }
+        let server = serve::Server::new(responder, config.timing.clone(), counters.clone());
+        let server = Arc::new(server);
+        let acceptor = Arc::new(serve::Acceptor(server.clone()));
+        let (behaviour, control) = behaviour::Behaviour::new(&config, book.clone(), acceptor);
+        let transport = transport::build(&config.keypair)?;
+        let swarm = Swarm::new(transport, behaviour, peer, swarm_config(&config.timing));
+
+        let (commands, receiver) = mpsc::channel(COMMANDS);
+        let (events, subscription) = broadcast::channel(EVENTS);
+        let (view, table) = (Arc::<Mutex<View>>::default(), Arc::<AtomicUsize>::default());
+        let known = config.known_peers.iter().map(|(peer, _)| *peer);
+        let mut task = Task {
+            swarm,
+            view: view.clone(),
+            book: book.clone(),
+            control: control.clone(),
+            dialing: Dialing::new(&config.bootstrap, known, config.timing.redial, Instant::now()),
+            lookups: Lookups::new(peer, table.clone()),
+            kept: Task::kept_peers(),
+            events,
+            commands: receiver,
+        };
+        listen(&mut task, &config.listen).await?;
+        let task = Mutex::new(Some(tokio::spawn(task.run())));
+        let routing = Arc::new(KadRouting::new(commands.clone(), table, config.timing.find));
+        let timing = config.timing;
+        let inner =
+            Inner { peer, view, book, control, counters, timing, server, routing, commands, task };
+        Ok((Self(Arc::new(inner)), subscription))
+    }
+
+    /// This node.
+    #[must_use]
+    pub fn peer_id(&self) -> PeerId {
+        self.0.peer
+    }
+
+    /// The addresses listened on, in full: those of every interface when all are, each ending
+    /// with this node's peer id.
+    #[must_use]
+    pub fn listen_addresses(&self) -> Vec<Multiaddr> {
+        let listen = self.0.view.lock().listen.clone();
+        listen.into_iter().map(|address| address.with(Segment::P2p(self.0.peer))).collect()
+    }
+
+    /// The addresses at which others have confirmed to reach this node.
+    #[must_use]
+    pub fn external_addresses(&self) -> Vec<Multiaddr> {
+        self.0.view.lock().external.clone()
+    }
+
+    /// The peers that are connected.
+    #[must_use]
+    pub fn connected(&self) -> Vec<PeerInfo> {
+        self.0.view.lock().peers.infos()
+    }
+
+    /// How many peers this node knows addresses of.
+    #[must_use]
+    pub fn known_peers(&self) -> usize {
+        self.0.book.len()
+    }
+
+    /// What has happened in conversations.
+    #[must_use]
+    pub fn counters(&self) -> &NetCounters {
+        &self.0.counters
+    }
+
+    /// What has happened to streams.
+    #[must_use]
+    pub fn stream_counters(&self) -> &StreamCounters {
+        &self.0.control.counters
+    }
+
+    /// Asks a peer which of at most a thousand items it holds; connects to it if need be. The
+    /// answers stand in the order of the hashes. A holder whose narinfos are so large that four
+    /// answers of 8 MiB don't suffice seems not to hold the rest.
+    ///
+    /// # Errors
+    /// See [`PeerError`]; only [`PeerError::Violation`] is to be blamed on the peer.
+    pub async fn query(
+        &self,
+        peer: PeerId,
+        hashes: &[StoreHash],
+    ) -> Result<Vec<Option<Held>>, PeerError> {
+        self.refuse_banned(peer)?;
+        let answers = query::query(&self.0.control, &self.0.timing, peer, hashes).await?;
+        if answers.iter().any(Option::is_some) {
+            self.note_useful(peer);
+        }
+        Ok(answers)
+    }
+
+    /// Opens a fetch session with a peer; connects to it if need be. Whether it speaks the
+    /// protocol shows with its first answer.
+    ///
+    /// # Errors
+    /// See [`PeerError`].
+    pub async fn open_fetch(
+        &self,
+        peer: PeerId,
+    ) -> Result<(FetchRequests, FetchResponses), PeerError> {
+        self.refuse_banned(peer)?;
+        let Inner { control, timing, counters, .. } = &*self.0;
+        let session = transfer::open(control, timing, counters, peer).await?;
+        self.note_useful(peer);
+        Ok(session)
+    }
+
+    /// Who holds what, by the DHT.
+    #[must_use]
+    pub fn routing(&self) -> Arc<dyn Routing> {
+        self.0.routing.clone()
+    }
+
+    /// Remembers addresses of a peer for when it is dialled.
+    pub fn learn(&self, peer: PeerId, addresses: impl IntoIterator<Item = Multiaddr>) {
+        self.0.book.add(peer, addresses);
+    }
+
+    /// Closes the connections to a peer and refuses new ones for a while.
+    pub fn ban(&self, peer: PeerId, for_: Duration) {
+        let command = Command::Ban { peer, until: Instant::now() + for_ };
+        if let Err(mpsc::error::TrySendError::Full(command)) = self.0.commands.try_send(command) {
+            let commands = self.0.commands.clone();
+            tokio::spawn(async move { commands.send(command).await });
+        }
+    }
+
+    /// Ends everything, and waits until it has ended.
+    pub async fn shutdown(&self) {
+        let _ = self.0.commands.send(Command::Shutdown).await;
+        self.0.server.stop().await;
+        let task = self.0.task.lock().take();
+        if let Some(task) = task {
+            let _ = task.await;
+        }
+    }
+
+    fn refuse_banned(&self, peer: PeerId) -> Result<(), PeerError> {
+        let banned = self.0.view.lock().bans.iter().any(|(banned, _)| *banned == peer);
+        if banned { Err(PeerError::Banned { peer }) } else { Ok(()) }
+    }
+
+    /// Keeps the connection; when the task is busy, another time.
+    fn note_useful(&self, peer: PeerId) {
+        let _ = self.0.commands.try_send(Command::Useful { peer });
+    }
+}
+
+fn swarm_config(timing: &NetTiming) -> libp2p_swarm::Config {
+    libp2p_swarm::Config::with_tokio_executor()
+        .with_idle_connection_timeout(timing.connection_idle)
+        // Whoever opens a stream speaks first, so nobody need wait for a confirmation.
+        .with_substream_upgrade_protocol_override(Version::V1Lazy)
+        .with_max_negotiating_inbound_streams(MAX_CONNECTION_STREAMS)
+}
+
+/// Listens on all addresses, and waits until that has begun.
+async fn listen(task: &mut Task, addresses: &[Multiaddr]) -> Result<(), NetError> {
+    let mut awaited: Vec<(ListenerId, &Multiaddr)> = Vec::new();
+    for address in addresses {
+        let id = task.swarm.listen_on(address.clone()).map_err(|error| NetError::Listen {
+            address: address.clone(),
+            reason: error.to_string(),
+        })?;
+        awaited.push((id, address));
+    }
+    let deadline = tokio::time::Instant::now() + LISTEN_TIMEOUT;
+    while let Some(&(_, address)) = awaited.first() {
+        let late =
+            NetError::ListenTimeout { address: address.clone(), seconds: LISTEN_TIMEOUT.as_secs() };
+        let event = tokio::time::timeout_at(deadline, task.swarm.select_next_some()).await;
+        let event = event.map_err(|_| late)?;
+        note_listening(&mut awaited, &event)?;
+        task.handle(event);
+    }
+    // All interfaces are reported one after another, without further waiting.
+    while let Some(Some(event)) = task.swarm.next().now_or_never() {
+        task.handle(event);
+    }
+    Ok(())
+}
+
+/// Strikes out a listener that has begun, and fails for one that has ended.
+fn note_listening<E>(
+    awaited: &mut Vec<(ListenerId, &Multiaddr)>,
+    event: &SwarmEvent<E>,
+) -> Result<(), NetError> {
+    let (id, reason) = match event {
+        SwarmEvent::NewListenAddr { listener_id, .. } => {
+            awaited.retain(|(id, _)| id != listener_id);
+            return Ok(());
+        }
+        SwarmEvent::ListenerClosed { listener_id, reason: Err(error), .. } => {
+            (listener_id, error.to_string())
+        }
+        SwarmEvent::ListenerClosed { listener_id, .. } => (listener_id, "closed".to_owned()),
+        SwarmEvent::ListenerError { listener_id, error } => (listener_id, error.to_string()),
+        _ => return Ok(()),
+    };
+    match awaited.iter().find(|(other, _)| other == id) {
+        Some(&(_, address)) => Err(NetError::Listen { address: address.clone(), reason }),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,56 @@
+//! `narswarm run`: a node, until it is told to stop.
+
+use crate::config::{AclArgs, CommonArgs, Config, NodeArgs};
+use crate::http::raise_descriptor_limit;
+use crate::node::Node;
+use clap::Args;
+use std::process::ExitCode;
+use tracing::info;
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    common: CommonArgs,
+    #[command(flatten)]
+    acl: AclArgs,
+    #[command(flatten)]
+    node: NodeArgs,
+    /// Share nothing from the store. This version shares only what it has fetched or imported.
+    #[arg(long)]
+    no_store: bool,
+}
+
+/// Runs a node until SIGINT or SIGTERM.
+///
+/// # Errors
+/// What keeps the node from starting.
+pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
+    super::log_to_stderr();
+    let config = Config::load(&args.common, &args.acl, &args.node)?;
+    if let Err(error) = raise_descriptor_limit() {
+        tracing::warn!("cannot raise the limit of open files: {error}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(async {
+        let node = Node::start(config).await?;
+        stop_signal().await?;
+        info!("stopping");
+        node.stop().await;
+        Ok(ExitCode::SUCCESS)
+    });
+    // Reads that hang on a dead disk must not keep the process.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    outcome
+}
+
+async fn stop_signal() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,311 @@
+//! Configuration: flags > environment (`NARSWARM_*`) > file (TOML) > defaults.
+//!
+//! Every setting is optional in the file, and unknown ones are refused, so that a misspelt name
+//! doesn't silently mean its default.
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use libp2p::Multiaddr;
+use narswarm_protocol::fetch::UpstreamMode;
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use url::Url;
+
+/// Where guix looks for substitutes by default (`guix/scripts/substitute.scm`,
+/// `%default-substitute-urls`).
+const DEFAULT_UPSTREAMS: [&str; 2] = ["https://bordeaux.guix.gnu.org", "https://ci.guix.gnu.org"];
+/// Where the shim listens: loopback, on a port that no registered service uses.
+const DEFAULT_HTTP: &str = "127.0.0.1:8710";
+/// Where peers connect to, TCP and QUIC, both address families.
+const DEFAULT_LISTEN: [&str; 4] = [
+    "/ip4/0.0.0.0/tcp/8711",
+    "/ip6/::/tcp/8711",
+    "/ip4/0.0.0.0/udp/8711/quic-v1",
+    "/ip6/::/udp/8711/quic-v1",
+];
+/// The system-wide configuration file, read when there is one and `--config` isn't given.
+const SYSTEM_CONFIG: &str = "/etc/narswarm/config.toml";
+/// Default quota of the nar cache: a few system generations, little on today's disks.
+const DEFAULT_CACHE_GIB: u64 = 20;
+
+/// What a node is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Fetches, and shares what it has fetched.
+    #[default]
+    Workstation,
+    /// An institution's mirror: shares what was imported, evicts nothing.
+    Seed,
+    /// Fetches for localhost and shares nothing.
+    Proxy,
+}
+
+impl Role {
+    /// The name used on the command line and in the API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Workstation => "workstation",
+            Self::Seed => "seed",
+            Self::Proxy => "proxy",
+        }
+    }
+}
+
+/// How swarm and upstream share the work, as spelt in flags and files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum ModeName {
+    /// Upstream joins when the swarm has nobody, or is late.
+    #[default]
+    SwarmFirst,
+    /// Both begin at once.
+    Race,
+    /// Upstream is never asked.
+    SwarmOnly,
+    /// Peers are never asked.
+    UpstreamOnly,
+}
+
+impl From<ModeName> for UpstreamMode {
+    fn from(name: ModeName) -> Self {
+        match name {
+            ModeName::SwarmFirst => Self::SwarmFirst,
+            ModeName::Race => Self::Race,
+            ModeName::SwarmOnly => Self::SwarmOnly,
+            ModeName::UpstreamOnly => Self::UpstreamOnly,
+        }
+    }
+}
+
+/// What every subcommand takes.
+#[derive(Debug, Clone, Default, Args)]
+pub struct CommonArgs {
+    /// Configuration file (TOML) [default: /etc/narswarm/config.toml, if there is one].
+    #[arg(long, env = "NARSWARM_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where the node keeps its key, index and nars [default: /var/lib/narswarm for root, else
+    /// the user's data directory].
+    #[arg(long, env = "NARSWARM_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+/// Whose signatures are believed.
+#[derive(Debug, Clone, Default, Args)]
+pub struct AclArgs {
+    /// File with the keys whose signatures are believed: Guix's ACL, or one `(public-key …)`
+    /// [default: /etc/guix/acl, else the keys of Guix's build farms]. Repeatable.
+    #[arg(long, env = "NARSWARM_ACL", value_delimiter = ':', value_name = "FILE")]
+    pub acl: Vec<PathBuf>,
+}
+
+/// Settings of a running node that can be given as flags.
+#[derive(Debug, Clone, Default, Args)]
+pub struct NodeArgs {
+    /// What the node is for [default: workstation].
+    #[arg(long, env = "NARSWARM_ROLE")]
+    pub role: Option<Role>,
+    /// Where guix connects to; port 0 takes a free one [default: 127.0.0.1:8710].
+    #[arg(long, env = "NARSWARM_HTTP", value_name = "ADDR:PORT")]
+    pub http: Option<SocketAddr>,
+    /// Where peers connect to [default: port 8711, TCP and QUIC]. Repeatable.
+    #[arg(long, env = "NARSWARM_LISTEN", value_delimiter = ',', value_name = "MULTIADDR")]
+    pub listen: Vec<Multiaddr>,
+    /// A node to enter the swarm by, with its /p2p/ part. Repeatable.
+    #[arg(long, env = "NARSWARM_BOOTSTRAP", value_delimiter = ',', value_name = "MULTIADDR")]
+    pub bootstrap: Vec<Multiaddr>,
+    /// Don't use the built-in entry nodes.
+    #[arg(long)]
+    pub no_default_bootstrap: bool,
+    /// Don't look for peers on the local network.
+    #[arg(long)]
+    pub no_mdns: bool,
+    /// Substitute server to fall back on [default: Guix's build farms]. Repeatable, in order.
+    #[arg(long, env = "NARSWARM_UPSTREAM", value_delimiter = ',', value_name = "URL")]
+    pub upstream: Vec<Url>,
+    /// Use no substitute server at all.
+    #[arg(long, conflicts_with = "upstream")]
+    pub no_upstream: bool,
+    /// How swarm and upstream share the work [default: swarm-first].
+    #[arg(long, env = "NARSWARM_UPSTREAM_MODE")]
+    pub upstream_mode: Option<ModeName>,
+    /// The store that substitutes are for [default: /gnu/store].
+    #[arg(long, env = "NARSWARM_STORE", value_name = "DIR")]
+    pub store: Option<PathBuf>,
+}
+
+/// The file, in which everything is optional.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct FileConfig {
+    data_dir: Option<PathBuf>,
+    role: Option<Role>,
+    http: Option<SocketAddr>,
+    http_names: Option<Vec<String>>,
+    listen: Option<Vec<Multiaddr>>,
+    bootstrap: Option<Vec<Multiaddr>>,
+    default_bootstrap: Option<bool>,
+    mdns: Option<bool>,
+    upstreams: Option<Vec<Url>>,
+    upstream_mode: Option<ModeName>,
+    acl: Option<Vec<PathBuf>>,
+    store: Option<PathBuf>,
+    cache_gib: Option<u64>,
+}
+
+/// The configuration in effect.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Config {
+    /// Where the node keeps its key, index and nars.
+    pub data_dir: PathBuf,
+    /// What the node is for.
+    pub role: Role,
+    /// Where guix connects to.
+    pub http: SocketAddr,
+    /// Names, besides this machine's addresses, under which clients may ask the shim; all others
+    /// are refused, against DNS rebinding.
+    pub http_names: Vec<String>,
+    /// Where peers connect to.
+    pub listen: Vec<Multiaddr>,
+    /// Nodes to enter the swarm by.
+    pub bootstrap: Vec<Multiaddr>,
+    /// Whether the built-in entry nodes are used as well.
+    pub default_bootstrap: bool,
+    /// Whether peers are looked for on the local network.
+    pub mdns: bool,
+    /// Substitute servers to fall back on, in order; none when empty.
+    pub upstreams: Vec<Url>,
+    /// How swarm and upstream share the work.
+    pub upstream_mode: ModeName,
+    /// Files with the keys whose signatures are believed; when empty, `/etc/guix/acl`, or the keys
+    /// of Guix's build farms.
+    pub acl: Vec<PathBuf>,
+    /// The store that substitutes are for.
+    pub store: PathBuf,
+    /// Most that the nar cache takes, in GiB; a seed's has no bound.
+    pub cache_gib: u64,
+    /// Whether the peer addresses were chosen by the user: only the default ones may give way to
+    /// free ports.
+    #[serde(skip)]
+    pub listen_is_default: bool,
+}
+
+impl Config {
+    /// Merges flags (and the environment, through them), the file and the defaults.
+    ///
+    /// # Errors
+    /// An unreadable or malformed file, by its name.
+    pub fn load(common: &CommonArgs, acl: &AclArgs, node: &NodeArgs) -> anyhow::Result<Self> {
+        let file = read_file(common.config.as_deref())?;
+        let listen_is_default = node.listen.is_empty() && file.listen.is_none();
+        let upstreams = if node.no_upstream {
+            Vec::new()
+        } else {
+            list(&node.upstream, file.upstreams, || parsed(&DEFAULT_UPSTREAMS))
+        };
+        Ok(Self {
+            data_dir: match common.data_dir.clone().or(file.data_dir) {
+                Some(dir) => dir,
+                None => default_data_dir()?,
+            },
+            role: node.role.or(file.role).unwrap_or_default(),
+            http: node.http.or(file.http).unwrap_or_else(|| {
+                DEFAULT_HTTP.parse().expect("the default address is well-formed")
+            }),
+            http_names: file.http_names.unwrap_or_default(),
+            listen: list(&node.listen, file.listen, || parsed(&DEFAULT_LISTEN)),
+            bootstrap: list(&node.bootstrap, file.bootstrap, Vec::new),
+            default_bootstrap: !node.no_default_bootstrap && file.default_bootstrap.unwrap_or(true),
+            mdns: !node.no_mdns && file.mdns.unwrap_or(true),
+            upstreams,
+            upstream_mode: node.upstream_mode.or(file.upstream_mode).unwrap_or_default(),
+            acl: list(&acl.acl, file.acl, Vec::new),
+            store: node.store.clone().or(file.store).unwrap_or_else(|| "/gnu/store".into()),
+            cache_gib: file.cache_gib.unwrap_or(DEFAULT_CACHE_GIB),
+            listen_is_default,
+        })
+    }
+}
+
+fn list<T: Clone>(flags: &[T], file: Option<Vec<T>>, default: impl Fn() -> Vec<T>) -> Vec<T> {
+    if flags.is_empty() { file.unwrap_or_else(default) } else { flags.to_vec() }
+}
+
+fn parsed<T: std::str::FromStr>(defaults: &[&str]) -> Vec<T>
+where
+    T::Err: std::fmt::Debug,
+{
+    defaults.iter().map(|text| text.parse().expect("the defaults are well-formed")).collect()
+}
+
+fn read_file(given: Option<&Path>) -> anyhow::Result<FileConfig> {
+    let path = match given {
+        Some(path) => path,
+        None if Path::new(SYSTEM_CONFIG).exists() => Path::new(SYSTEM_CONFIG),
+        None => return Ok(FileConfig::default()),
+    };
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read the configuration file {}", path.display()))?;
+    toml::from_str(&text)
+        .with_context(|| format!("the configuration file {} is not valid", path.display()))
+}
+
+fn default_data_dir() -> anyhow::Result<PathBuf> {
+    if rustix::process::geteuid().is_root() {
+        return Ok("/var/lib/narswarm".into());
+    }
+    let user = directories::BaseDirs::new()
+        .context("this user has no home directory: say --data-dir DIR")?;
+    Ok(user.data_local_dir().join("narswarm"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(file: &str, node: &NodeArgs) -> anyhow::Result<Config> {
+        let mut named = tempfile::NamedTempFile::new()?;
+        std::io::Write::write_all(&mut named, file.as_bytes())?;
+        let common = CommonArgs {
+            config: Some(named.path().into()),
+            data_dir: Some("/nowhere/data".into()),
+        };
+        Config::load(&common, &AclArgs::default(), node)
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let file = "role = \"seed\"\nhttp = \"127.0.0.1:1\"\nupstreams = [\"http://file.example\"]";
+        let flags =
+            NodeArgs { http: Some("127.0.0.1:2".parse().expect("address")), ..Default::default() };
+        let config = load(file, &flags).expect("config");
+        assert_eq!(config.role, Role::Seed);
+        assert_eq!(config.http.port(), 2);
+        assert_eq!(config.upstreams.len(), 1);
+        assert_eq!(config.upstream_mode, ModeName::SwarmFirst);
+        let none = load(file, &NodeArgs { no_upstream: true, ..Default::default() });
+        assert!(none.expect("config").upstreams.is_empty());
+    }
+
+    #[test]
+    fn misspelt_settings_are_refused_by_name() {
+        let error = load("htpp = \"127.0.0.1:1\"", &NodeArgs::default()).expect_err("misspelt");
+        assert!(format!("{error:#}").contains("htpp"), "{error:#}");
+    }
+
+    #[test]
+    fn the_sample_file_says_what_the_defaults_are() {
+        let sample = include_str!("../../packaging/config.toml");
+        let all: String = sample
+            .lines()
+            .filter_map(|line| line.strip_prefix("#: "))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let none = NodeArgs::default();
+        let with_sample = load(&all, &none).expect("the sample is valid");
+        let without = load("", &none).expect("the empty file is valid");
+        assert_eq!(Config { listen_is_default: true, ..with_sample }, without);
+    }
+}

@@ -1,0 +1,118 @@
+//! The running node's control socket, `DATA/control.sock`: how subcommands that need the data
+//! directory work while a node holds it.
+//!
+//! One JSON object a line in each direction. The socket lies in a directory that only the owner
+//! can enter, so whoever can connect may ask.
+
+use crate::engine::Engine;
+use crate::engine::mirror::{self, Report};
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+use tracing::warn;
+
+/// What a subcommand asks.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+enum Request {
+    /// Take in these mirrors.
+    Import { sources: Vec<PathBuf> },
+}
+
+/// Longest request: a few hundred paths.
+const MAX_REQUEST_BYTES: u64 = 1 << 20;
+
+/// Where the socket of a data directory is.
+#[must_use]
+pub fn socket(data_dir: &Path) -> PathBuf {
+    data_dir.join("control.sock")
+}
+
+/// Begins to listen; the future serves until it is dropped.
+///
+/// # Errors
+/// When the socket can't be made.
+pub fn listen(data_dir: PathBuf, engine: Engine) -> anyhow::Result<impl Future<Output = ()>> {
+    let path = socket(&data_dir);
+    // The lock on the data directory is ours, so a socket found here is a dead node's.
+    let _ = std::fs::remove_file(&path);
+    let listener = UnixListener::bind(&path)
+        .with_context(|| format!("cannot make the control socket {}", path.display()))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(async move {
+        let _cleanup = RemoveOnDrop(path);
+        while let Ok((stream, _)) = listener.accept().await {
+            let engine = engine.clone();
+            tokio::spawn(async move {
+                if let Err(error) = serve(stream, engine).await {
+                    warn!("control socket: {error:#}");
+                }
+            });
+        }
+    })
+}
+
+struct RemoveOnDrop(PathBuf);
+
+impl Drop for RemoveOnDrop {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+async fn serve(stream: UnixStream, engine: Engine) -> anyhow::Result<()> {
+    let (reader, mut writer) = stream.into_split();
+    let mut line = String::new();
+    tokio::io::BufReader::new(reader.take(MAX_REQUEST_BYTES)).read_line(&mut line).await?;
+    let Request::Import { sources } = serde_json::from_str(&line)?;
+    let (say, mut said) = mpsc::channel(64);
+    let importer = engine.clone();
+    let work = tokio::task::spawn_blocking(move || {
+        let acl = importer.acl();
+        let store = importer.store();
+        mirror::import(&store, &acl, &sources, &|report| say.blocking_send(report).is_ok())
+    });
+    while let Some(report) = said.recv().await {
+        if matches!(report, Report::Done(_)) {
+            // Before the other side knows: whoever asks next gets what is there now.
+            engine.forget_misses();
+        }
+        let mut line = serde_json::to_vec(&report)?;
+        line.push(b'\n');
+        writer.write_all(&line).await?;
+    }
+    work.await?;
+    engine.held_more().await;
+    Ok(())
+}
+
+/// Has the node that holds `data_dir` import mirrors, and hears its reports; blocking.
+///
+/// # Errors
+/// When the node can't be reached or goes away before the end.
+pub fn import(
+    data_dir: &Path,
+    sources: Vec<PathBuf>,
+    mut hear: impl FnMut(Report),
+) -> anyhow::Result<()> {
+    let path = socket(data_dir);
+    let mut stream = std::os::unix::net::UnixStream::connect(&path)
+        .with_context(|| format!("cannot reach the running node at {}", path.display()))?;
+    let mut line = serde_json::to_vec(&Request::Import { sources })?;
+    line.push(b'\n');
+    stream.write_all(&line)?;
+    for line in BufReader::new(stream).lines() {
+        let report: Report = serde_json::from_str(&line?)?;
+        let last = matches!(report, Report::Done(_));
+        hear(report);
+        if last {
+            return Ok(());
+        }
+    }
+    anyhow::bail!("the running node went away before the import was done")
+}

@@ -1,0 +1,430 @@
+//! The node's middle: it alone knows the network, the store, the upstreams and HTTP, and joins
+//! them by the decisions of `narswarm_protocol`.
+//!
+//! - [`resolve`]: from store hashes to signed narinfos;
+//! - [`fetch`], [`sources`], [`sink`], [`progress`]: from a narinfo to its nar;
+//! - [`body`]: nars on their way to HTTP clients;
+//! - [`serve`]: what other peers get;
+//! - [`announce`]: what is told to the DHT;
+//! - [`mirror`]: taking in static mirrors.
+
+mod announce;
+mod body;
+mod fetch;
+pub mod mirror;
+mod progress;
+mod resolve;
+mod serve;
+mod sink;
+mod sources;
+
+pub use announce::announce_all;
+
+use crate::config::Role;
+use crate::http::{
+    Backend, ByteCounts, FetchStatus, ItemCounts, NarForm, NarRefusal, NarReply, NarWant,
+    NarinfoAnswer, PeerCounts, RequestCounts, StatusReport,
+};
+use crate::metrics::Metrics;
+use crate::net::{Net, NetEvent};
+use crate::store::{HeldNar, PartialNar, Store, StoreError};
+use crate::upstream::Upstreams;
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+use libp2p::PeerId;
+use moka::sync::Cache;
+use narswarm_protocol::acl::Acl;
+use narswarm_protocol::fetch::UpstreamMode;
+use narswarm_protocol::hash::{NarHash, PieceHash, Root};
+use narswarm_protocol::limits;
+use narswarm_protocol::narinfo::VerifiedNarinfo;
+use narswarm_protocol::piece::{PieceLayout, PieceList};
+use narswarm_protocol::store_path::{ItemName, StoreHash};
+use parking_lot::Mutex;
+use progress::Progress;
+use resolve::{Known, Pending};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+use tokio::sync::{broadcast, watch};
+use tracing::{debug, info, warn};
+
+/// How the engine behaves.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// What the node is for.
+    pub role: Role,
+    /// How swarm and upstream share the work.
+    pub upstream_mode: UpstreamMode,
+    /// The store that substitutes are for, without a trailing slash.
+    pub store_dir: String,
+    /// Whether this node has been told of peers to enter the swarm by: if so, it is worth waiting
+    /// for the first of them.
+    pub expects_peers: bool,
+}
+
+/// The node's middle. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+/// Somebody who said that they hold an item's nar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Holder {
+    peer: PeerId,
+    root: Option<Root>,
+}
+
+struct Inner {
+    config: EngineConfig,
+    store: Arc<Store>,
+    upstreams: Option<Upstreams>,
+    net: OnceLock<Net>,
+    acl: ArcSwap<Acl>,
+    metrics: Arc<Metrics>,
+    started: Instant,
+    http: OnceLock<SocketAddr>,
+    /// Changes when another peer can be asked.
+    peers_changed: watch::Sender<()>,
+    /// Narinfos ready to be served.
+    known: Cache<StoreHash, Arc<Known>>,
+    /// Hashes that nobody had a moment ago.
+    misses: Cache<StoreHash, ()>,
+    pending: Mutex<HashMap<StoreHash, Pending>>,
+    holders: Cache<StoreHash, Arc<Vec<Holder>>>,
+    fetches: Mutex<HashMap<NarHash, Fetching>>,
+    /// Roots that led to another nar than the signed one.
+    condemned: Cache<NarHash, Vec<Root>>,
+    /// Nars of which guix gets only a wholly verified copy, since one attempt went wrong.
+    distrusted: Cache<NarHash, ()>,
+    /// Nars that upstream gives with another hash than the signed one.
+    bad_upstream: Cache<NarHash, ()>,
+    banned: Cache<PeerId, ()>,
+    /// Whether some narinfo of a nar is signed by a key of the ACL as it is now.
+    public: Cache<NarHash, bool>,
+}
+
+#[derive(Debug, Clone)]
+struct Fetching {
+    item: ItemName,
+    progress: Arc<Progress>,
+}
+
+impl Engine {
+    /// Joins the parts; the network is added by [`Engine::set_net`], since it asks the engine for
+    /// what it serves.
+    #[must_use]
+    pub fn new(
+        config: EngineConfig,
+        store: Arc<Store>,
+        upstreams: Option<Upstreams>,
+        acl: Acl,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let remembered =
+            |life| Cache::builder().max_capacity(limits::MAX_REMEMBERED).time_to_live(life).build();
+        let inner = Inner {
+            config,
+            store,
+            upstreams,
+            net: OnceLock::new(),
+            acl: ArcSwap::from_pointee(acl),
+            metrics,
+            started: Instant::now(),
+            http: OnceLock::new(),
+            peers_changed: watch::Sender::new(()),
+            known: Cache::builder()
+                .weigher(|_, known: &Arc<Known>| known.weight())
+                .max_capacity(limits::KNOWN_NARINFO_BYTES)
+                .build(),
+            misses: Cache::builder()
+                .max_capacity(limits::MAX_REMEMBERED)
+                .time_to_live(limits::MISS_LIFE)
+                .build(),
+            pending: Mutex::default(),
+            holders: Cache::builder()
+                .max_capacity(limits::MAX_REMEMBERED)
+                .time_to_live(limits::HOLDER_LIFE)
+                .build(),
+            fetches: Mutex::default(),
+            condemned: Cache::builder()
+                .max_capacity(limits::MAX_REMEMBERED)
+                .time_to_live(limits::BAN_LIFE)
+                .build(),
+            distrusted: remembered(limits::BAN_LIFE),
+            bad_upstream: remembered(limits::MISS_LIFE),
+            banned: Cache::builder()
+                .max_capacity(limits::MAX_REMEMBERED)
+                .time_to_live(limits::BAN_LIFE)
+                .build(),
+            public: Cache::builder()
+                .max_capacity(limits::MAX_REMEMBERED)
+                .time_to_live(limits::HOLDER_LIFE)
+                .build(),
+        };
+        if let Some(upstreams) = &inner.upstreams {
+            upstreams.connect_ahead();
+        }
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Adds the network, once.
+    pub fn set_net(&self, net: Net) {
+        if self.inner.net.set(net).is_err() {
+            warn!("the network was set twice; the first one stays");
+        }
+    }
+
+    /// Notes where the shim listens, for the status report.
+    pub fn set_http(&self, address: SocketAddr) {
+        let _ = self.inner.http.set(address);
+    }
+
+    /// What this node gives to others.
+    #[must_use]
+    pub fn responder(&self) -> Arc<dyn crate::net::Responder> {
+        Arc::new(serve::Shared(self.inner.clone()))
+    }
+
+    /// The store, for taking in mirrors.
+    #[must_use]
+    pub fn store(&self) -> Arc<Store> {
+        self.inner.store.clone()
+    }
+
+    /// The keys believed now.
+    #[must_use]
+    pub fn acl(&self) -> Arc<Acl> {
+        self.inner.acl.load_full()
+    }
+
+    /// Things were added to the store behind the engine's back: what was missed may be there now,
+    /// and what is held is announced anew.
+    pub async fn held_more(&self) {
+        self.forget_misses();
+        announce_all(self).await;
+    }
+
+    /// What nobody had a moment ago may be in the store now.
+    pub fn forget_misses(&self) {
+        self.inner.misses.invalidate_all();
+        self.inner.public.invalidate_all();
+    }
+
+    /// Learns from the network for as long as it runs: peers and their addresses are remembered
+    /// for the next start.
+    pub async fn follow(&self, mut events: broadcast::Receiver<NetEvent>) {
+        loop {
+            match events.recv().await {
+                Ok(event) => self.inner.handle_net(event),
+                // What was missed concerns the memory of peers only, which mends itself.
+                Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => return,
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn handle_net(self: &Arc<Self>, event: NetEvent) {
+        match event {
+            NetEvent::PeerConnected(peer) => {
+                self.metrics.peers_connected.inc();
+                debug!(peer = %peer.peer, "connected");
+            }
+            NetEvent::PeerIdentified(peer) => {
+                info!(peer = %peer.peer, agent = peer.agent, "a peer is there");
+                // What nobody had a moment ago, the new one may have.
+                self.misses.invalidate_all();
+                self.peers_changed.send_replace(());
+            }
+            NetEvent::PeerDisconnected(peer) => {
+                self.metrics.peers_connected.dec();
+                debug!(%peer, "disconnected");
+            }
+            NetEvent::PeerLearned { peer, addresses } => {
+                let inner = self.clone();
+                tokio::task::spawn_blocking(move || {
+                    if let Err(error) = inner.store.save_peer(&peer, &addresses) {
+                        warn!("cannot remember a peer: {error}");
+                    }
+                });
+            }
+            _ => {}
+        }
+    }
+
+    fn is_banned(&self, peer: &PeerId) -> bool {
+        self.banned.contains_key(peer)
+    }
+
+    fn ban(&self, peer: PeerId) {
+        self.banned.insert(peer, ());
+        if let Some(net) = self.net.get() {
+            net.ban(peer, limits::BAN_LIFE);
+        }
+    }
+
+    fn condemn(&self, nar: NarHash, root: Root) {
+        let mut roots = self.condemned.get(&nar).unwrap_or_default();
+        if !roots.contains(&root) && roots.len() < limits::MAX_SOURCES {
+            roots.push(root);
+            self.condemned.insert(nar, roots);
+        }
+    }
+
+    fn latency_of(&self, peer: &PeerId) -> Duration {
+        let connected = self.net.get().map(Net::connected).unwrap_or_default();
+        let rtt = connected.iter().find(|p| p.peer == *peer).and_then(|p| p.rtt);
+        rtt.unwrap_or(limits::UNKNOWN_LATENCY)
+    }
+
+    /// The running fetch of a nar, or a new one.
+    fn fetch_of(self: &Arc<Self>, narinfo: &VerifiedNarinfo) -> Result<Arc<Progress>, NarRefusal> {
+        let nar = narinfo.nar_hash();
+        let mut fetches = self.fetches.lock();
+        if let Some(fetching) = fetches.get(&nar) {
+            return Ok(fetching.progress.clone());
+        }
+        if fetches.len() >= limits::MAX_FETCHES {
+            return Err(NarRefusal::Busy { retry_after: limits::BUSY_PAUSE });
+        }
+        let layout = PieceLayout::new(narinfo.nar_size()).ok_or(NarRefusal::NotFound)?;
+        let progress = Arc::new(Progress::new(layout));
+        let fetching = Fetching { item: narinfo.item().clone(), progress: progress.clone() };
+        fetches.insert(nar, fetching);
+        drop(fetches);
+        let (inner, narinfo, shared) = (self.clone(), narinfo.clone(), progress.clone());
+        tokio::spawn(async move {
+            let end = FetchEnd { inner: inner.clone(), nar, progress: shared.clone() };
+            fetch::drive(inner, narinfo, shared).await;
+            drop(end);
+        });
+        Ok(progress)
+    }
+
+    /// A file for the pieces of a fetch, or none when there is no room.
+    async fn begin_partial(
+        self: &Arc<Self>,
+        narinfo: &VerifiedNarinfo,
+        layout: PieceLayout,
+    ) -> Option<Arc<PartialNar>> {
+        let (inner, nar) = (self.clone(), narinfo.nar_hash());
+        let begun = tokio::task::spawn_blocking(move || inner.store.begin(&nar, layout)).await;
+        match begun {
+            Ok(Ok(partial)) => Some(Arc::new(partial)),
+            Ok(Err(error)) => {
+                warn!(item = %narinfo.item(), "this nar won't be kept: {error}");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// Moves a fetched and verified nar into the cache, and announces it.
+    async fn finish_partial(
+        self: &Arc<Self>,
+        narinfo: &VerifiedNarinfo,
+        partial: Arc<PartialNar>,
+        hashes: Vec<PieceHash>,
+    ) -> Result<Arc<HeldNar>, StoreError> {
+        let (inner, narinfo) = (self.clone(), narinfo.clone());
+        let kept = tokio::task::spawn_blocking(move || {
+            let layout = PieceLayout::new(narinfo.nar_size())
+                .expect("a fetch begins only for sizes that have a layout");
+            let list = PieceList::new(layout, hashes).expect("the sink hashes every piece");
+            let root = list.root(&narinfo.nar_hash());
+            inner.keep_narinfo(&narinfo)?;
+            let held = partial.finish(&list, root)?;
+            inner.public.insert(narinfo.nar_hash(), true);
+            Ok::<_, StoreError>((held, narinfo.item().hash()))
+        });
+        let (held, item) = match kept.await {
+            Ok(result) => result?,
+            Err(panic) => return Err(StoreError::from(std::io::Error::other(panic))),
+        };
+        announce::announce(self, &[item]).await;
+        announce::withdraw_evicted(self).await;
+        Ok(held)
+    }
+
+    fn keep_narinfo(&self, narinfo: &VerifiedNarinfo) -> Result<(), StoreError> {
+        let bytes = bytes::Bytes::copy_from_slice(narinfo.original());
+        self.store.put_narinfos(&[(narinfo.item().hash(), narinfo.nar_hash(), bytes)])
+    }
+}
+
+/// Takes a fetch off the books however its task ends.
+struct FetchEnd {
+    inner: Arc<Inner>,
+    nar: NarHash,
+    progress: Arc<Progress>,
+}
+
+impl Drop for FetchEnd {
+    fn drop(&mut self) {
+        self.inner.fetches.lock().remove(&self.nar);
+        // Does nothing when the fetch ended well; readers must not wait for a task that is gone.
+        self.progress.fail(progress::Cause::Local);
+    }
+}
+
+#[async_trait]
+impl Backend for Engine {
+    fn resolve(&self, hashes: &[StoreHash]) -> Vec<BoxFuture<'static, NarinfoAnswer>> {
+        resolve::resolve(&self.inner, hashes)
+    }
+
+    async fn nar(
+        &self,
+        item: &ItemName,
+        form: NarForm,
+        want: NarWant,
+    ) -> Result<NarReply, NarRefusal> {
+        body::open(&self.inner, item, form, want).await
+    }
+
+    fn status(&self) -> StatusReport {
+        let inner = &self.inner;
+        let stats = inner.store.stats();
+        let net = inner.net.get();
+        let text =
+            |addresses: Vec<libp2p::Multiaddr>| addresses.iter().map(ToString::to_string).collect();
+        let fetches = inner.fetches.lock();
+        let fetches = fetches.values().map(|fetching| {
+            let (done_bytes, sources) = fetching.progress.report();
+            FetchStatus {
+                item: fetching.item.to_string(),
+                done_bytes,
+                total_bytes: fetching.progress.layout().nar_size(),
+                sources: sources as u64,
+            }
+        });
+        StatusReport {
+            peer_id: net.map(|n| n.peer_id().to_string()).unwrap_or_default(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            role: inner.config.role.as_str().to_owned(),
+            uptime_s: inner.started.elapsed().as_secs(),
+            http: inner.http.get().map(ToString::to_string).unwrap_or_default(),
+            listen: net.map(|n| text(n.listen_addresses())).unwrap_or_default(),
+            external: net.map(|n| text(n.external_addresses())).unwrap_or_default(),
+            nat: "unknown".to_owned(),
+            peers: PeerCounts {
+                connected: net.map_or(0, |n| n.connected().len() as u64),
+                known: net.map_or(0, |n| n.known_peers() as u64),
+            },
+            items: ItemCounts {
+                narinfos: stats.narinfos,
+                cached: stats.cached,
+                store: 0,
+                cached_bytes: stats.cached_bytes,
+            },
+            bytes: ByteCounts::of(&inner.metrics),
+            requests: RequestCounts::of(&inner.metrics),
+            fetches: fetches.collect(),
+        }
+    }
+}

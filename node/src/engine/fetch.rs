@@ -1,0 +1,460 @@
+//! Performs what the fetch machine decides, for one nar: a thin loop that feeds events in and
+//! carries actions out.
+
+use super::Inner;
+use super::progress::{Cause, Progress};
+use super::sink::{self, SinkEvent};
+use super::sources::{self, Decoded, Order, PeerTask};
+use crate::metrics::{FetchLabels, FetchOutcome, VerificationKind, VerificationLabels};
+use crate::net::PeerError;
+use crate::store::PartialNar;
+use crate::upstream::UpstreamError;
+use bytes::Bytes;
+use libp2p::PeerId;
+use narswarm_protocol::fetch::{Action, Failure, Fault, Fetch, SourceId, Time};
+use narswarm_protocol::hash::{PieceHash, Root};
+use narswarm_protocol::narinfo::VerifiedNarinfo;
+use narswarm_protocol::piece::{PieceList, hash_piece};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{debug, info, warn};
+
+/// What happens during a fetch.
+#[derive(Debug)]
+pub enum Event {
+    /// A peer is said to hold the nar.
+    Peer {
+        /// Who.
+        peer: PeerId,
+        /// Under which root.
+        root: Option<Root>,
+    },
+    /// Nobody else is known for now.
+    DiscoveryDone,
+    /// A peer showed its piece list.
+    Opened {
+        /// Who.
+        id: SourceId,
+        /// The root it claims.
+        root: Root,
+        /// The list.
+        list: PieceList,
+    },
+    /// A piece that matched the peer's own list.
+    Piece {
+        /// Who gave it.
+        id: SourceId,
+        /// Its place.
+        index: u32,
+        /// Its octets.
+        piece: Decoded,
+    },
+    /// A piece that didn't decode or match.
+    BadPiece {
+        /// Who gave it.
+        id: SourceId,
+    },
+    /// A peer has nothing for us.
+    Refused {
+        /// Who.
+        id: SourceId,
+    },
+    /// A peer's session ended.
+    PeerLost {
+        /// Who.
+        id: SourceId,
+        /// Why.
+        error: PeerError,
+    },
+    /// A piece from upstream.
+    UpstreamPiece {
+        /// Its place.
+        index: u32,
+        /// Its octets.
+        raw: Bytes,
+    },
+    /// Upstream's stream ended.
+    UpstreamEnded {
+        /// Why, unless all is well.
+        error: Option<UpstreamError>,
+    },
+}
+
+/// Events that wait for the driver: pieces among them, so few.
+const EVENTS: usize = 8;
+
+struct Session {
+    peer: PeerId,
+    orders: mpsc::Sender<Order>,
+    moved: Arc<std::sync::atomic::AtomicU64>,
+    seen: u64,
+    _task: AbortOnDropHandle<()>,
+}
+
+/// The driver of one fetch.
+struct Driver {
+    engine: Arc<Inner>,
+    narinfo: VerifiedNarinfo,
+    progress: Arc<Progress>,
+    machine: Fetch,
+    started: Instant,
+    events: mpsc::Sender<Event>,
+    sink: mpsc::Sender<sink::Piece>,
+    peers: HashMap<PeerId, SourceId>,
+    sessions: HashMap<SourceId, Session>,
+    upstream: Option<AbortOnDropHandle<()>>,
+    upstream_error: Option<UpstreamError>,
+    from_peers: bool,
+    from_upstream: bool,
+    hashed: Option<Vec<PieceHash>>,
+    /// A piece that was held can't be read back; nothing can come of this fetch.
+    broken: bool,
+    disk: Option<Arc<PartialNar>>,
+}
+
+/// Fetches the nar of `narinfo` into `progress` and, where there is room, into the store.
+pub async fn drive(engine: Arc<Inner>, narinfo: VerifiedNarinfo, progress: Arc<Progress>) {
+    let layout = progress.layout();
+    let disk = engine.begin_partial(&narinfo, layout).await;
+    match &disk {
+        Some(disk) => progress.use_disk(disk.clone()),
+        None => progress.lose_disk(),
+    }
+    let (events, mut incoming) = mpsc::channel(EVENTS);
+    let (sink, pieces) = mpsc::channel(sink::QUEUE);
+    let (say, mut said) = mpsc::channel(4);
+    {
+        let (disk, progress) = (disk.clone(), progress.clone());
+        tokio::task::spawn_blocking(move || sink::run(layout, disk, progress, pieces, &say));
+    }
+    let nar_hash = narinfo.nar_hash();
+    let machine = Fetch::new(
+        nar_hash,
+        layout,
+        engine.config.upstream_mode,
+        engine.upstreams.is_some() && !engine.bad_upstream.contains_key(&nar_hash),
+        engine.condemned.get(&nar_hash).unwrap_or_default(),
+        Time::default(),
+    );
+    let discovery = sources::discover(engine.clone(), narinfo.clone(), events.clone());
+    let _discovery = AbortOnDropHandle::new(tokio::spawn(discovery));
+    let mut driver = Driver {
+        engine,
+        narinfo,
+        progress,
+        machine,
+        started: Instant::now(),
+        events,
+        sink,
+        peers: HashMap::new(),
+        sessions: HashMap::new(),
+        upstream: None,
+        upstream_error: None,
+        from_peers: false,
+        from_upstream: false,
+        hashed: None,
+        broken: false,
+        disk,
+    };
+    loop {
+        while let Some(action) = driver.machine.poll_action() {
+            if driver.perform(action).await {
+                return;
+            }
+        }
+        if driver.broken {
+            driver.progress.fail(Cause::Local);
+            return;
+        }
+        driver.progress.set_sources(driver.sources());
+        let wake = driver.wake();
+        tokio::select! {
+            biased;
+            Some(said) = said.recv() => driver.handle_sink(said),
+            Some(event) = incoming.recv() => driver.handle(event).await,
+            () = driver.progress.readers_moved(), if driver.disk.is_none() => driver.follow_readers(),
+            () = tokio::time::sleep_until(wake.into()) => driver.handle_timeout(),
+        }
+    }
+}
+
+/// How often bytes within pieces are looked at, so that a slow peer isn't taken for a frozen one:
+/// several times within the time after which it would be.
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+
+impl Driver {
+    fn now(&self) -> Time {
+        Time(self.started.elapsed())
+    }
+
+    fn sources(&self) -> usize {
+        self.machine.active_peers() + usize::from(self.upstream.is_some())
+    }
+
+    fn wake(&self) -> Instant {
+        let soon = Instant::now() + PROGRESS_EVERY;
+        match self.machine.poll_timeout() {
+            Some(at) => (self.started + at.0).min(soon),
+            None => soon,
+        }
+    }
+
+    fn handle_timeout(&mut self) {
+        let now = self.now();
+        for (&id, session) in &mut self.sessions {
+            let moved = session.moved.load(std::sync::atomic::Ordering::Relaxed);
+            if moved != std::mem::replace(&mut session.seen, moved) {
+                self.machine.handle_progress(id, now);
+            }
+        }
+        if self.machine.poll_timeout().is_some_and(|at| at <= now) {
+            self.machine.handle_timeout(now);
+        }
+    }
+
+    fn follow_readers(&mut self) {
+        if let Some((reader, ahead)) = self.progress.horizon() {
+            self.machine.handle_horizon(reader, ahead, self.now());
+        }
+    }
+
+    async fn handle(&mut self, event: Event) {
+        let now = self.now();
+        match event {
+            Event::Peer { peer, root } => self.meet(peer, root),
+            Event::DiscoveryDone => self.machine.handle_discovery_done(now),
+            Event::Opened { id, root, list } => self.machine.handle_opened(id, root, list, now),
+            Event::Piece { id, index, piece } => self.take(id, index, piece).await,
+            Event::BadPiece { id } => {
+                self.count(VerificationKind::Piece);
+                self.machine.handle_bad_piece(id, now);
+            }
+            Event::Refused { id } => self.machine.handle_source_lost(id, None, now),
+            Event::PeerLost { id, error } => {
+                if let Some(session) = self.sessions.get(&id) {
+                    debug!(peer = %session.peer, item = %self.narinfo.item(), "lost a source: {error}");
+                }
+                self.machine.handle_source_lost(id, sources::fault_of(&error), now);
+            }
+            Event::UpstreamPiece { index, raw } => self.take_from_upstream(index, raw).await,
+            Event::UpstreamEnded { error } => {
+                if let Some(error) = error {
+                    info!(item = %self.narinfo.item(), "upstream: {error}");
+                    self.upstream_error = Some(error);
+                }
+                self.upstream = None;
+                self.machine.handle_upstream_ended(now);
+            }
+        }
+    }
+
+    fn meet(&mut self, peer: PeerId, root: Option<Root>) {
+        if self.peers.contains_key(&peer) || self.engine.is_banned(&peer) {
+            return;
+        }
+        let id = SourceId(self.peers.len() as u32);
+        self.peers.insert(peer, id);
+        let latency = self.engine.latency_of(&peer);
+        self.machine.handle_peer(id, root, latency, self.now());
+    }
+
+    async fn take(&mut self, id: SourceId, index: u32, piece: Decoded) {
+        let len = piece.frame.as_ref().map_or(piece.raw.len(), Bytes::len);
+        self.engine.metrics.received_from_peers_bytes.inc_by(len as u64);
+        // A source that was dropped in the meantime, or holds another list than the one in use,
+        // has nothing to say.
+        let fits = self.sessions.contains_key(&id)
+            && self.machine.list().is_some_and(|list| list.matches_len(index, piece.raw.len()));
+        if fits && self.machine.handle_piece(id, index, self.now()) {
+            self.from_peers = true;
+            self.pass_on(sink::Piece { index, raw: piece.raw, frame: piece.frame }).await;
+        }
+    }
+
+    async fn take_from_upstream(&mut self, index: u32, raw: Bytes) {
+        if let Some(list) = self.machine.list()
+            && list.hashes().get(index as usize) != Some(&hash_piece(&raw))
+        {
+            warn!(item = %self.narinfo.item(), index, "upstream and the swarm differ");
+            self.machine.handle_contradiction();
+            return;
+        }
+        if self.machine.handle_upstream_piece(index, self.now()) {
+            self.from_upstream = true;
+            self.pass_on(sink::Piece { index, raw, frame: None }).await;
+        }
+    }
+
+    /// To readers first, then to disk and into the hash; waiting for the sink is what keeps the
+    /// sources from running ahead of it.
+    async fn pass_on(&mut self, piece: sink::Piece) {
+        self.progress.insert(piece.index, piece.raw.clone());
+        if self.sink.send(piece).await.is_err() {
+            debug!("the sink has ended");
+        }
+    }
+
+    fn handle_sink(&mut self, said: SinkEvent) {
+        match said {
+            SinkEvent::DiskLost(error) => {
+                warn!(item = %self.narinfo.item(), "this nar won't be kept: {error}");
+                self.disk = None;
+                self.follow_readers();
+            }
+            SinkEvent::Broken(error) => {
+                warn!(item = %self.narinfo.item(), "{error}");
+                self.broken = true;
+            }
+            SinkEvent::Hashed { nar_hash, pieces } => {
+                self.hashed = Some(pieces);
+                self.machine.handle_nar_hash(&nar_hash);
+            }
+        }
+    }
+
+    /// Carries an action out; says whether the fetch has ended.
+    async fn perform(&mut self, action: Action) -> bool {
+        match action {
+            Action::Open { source, first, count } => {
+                self.open(source);
+                self.order(source, Order::Open { first, count });
+            }
+            Action::Request { source, first, count } => {
+                self.order(source, Order::Request { first, count });
+            }
+            Action::Drop { source, fault } => self.drop_source(source, fault),
+            Action::StartUpstream { from } => {
+                let task = sources::run_upstream(
+                    self.engine.clone(),
+                    self.narinfo.clone(),
+                    from,
+                    self.progress.clone(),
+                    self.events.clone(),
+                );
+                self.upstream = Some(AbortOnDropHandle::new(tokio::spawn(task)));
+            }
+            Action::StopUpstream => self.upstream = None,
+            Action::Done => {
+                self.done().await;
+                return true;
+            }
+            Action::Failed(failure) => {
+                self.failed(failure);
+                return true;
+            }
+        }
+        false
+    }
+
+    fn open(&mut self, source: SourceId) {
+        let Some((&peer, _)) = self.peers.iter().find(|(_, id)| **id == source) else { return };
+        let Some(net) = self.engine.net.get().cloned() else { return };
+        self.progress.set_tried_peers();
+        let (orders, taken) = mpsc::channel(sources::ORDERS);
+        let moved = Arc::default();
+        let task = PeerTask {
+            net,
+            peer,
+            id: source,
+            nar_hash: self.narinfo.nar_hash(),
+            layout: self.progress.layout(),
+            moved: Arc::clone(&moved),
+        };
+        let task = tokio::spawn(task.run(taken, self.events.clone()));
+        let task = AbortOnDropHandle::new(task);
+        let session = Session { peer, orders, moved, seen: 0, _task: task };
+        self.sessions.insert(source, session);
+    }
+
+    fn order(&mut self, source: SourceId, order: Order) {
+        let Some(session) = self.sessions.get(&source) else { return };
+        if session.orders.try_send(order).is_err() {
+            debug!(peer = %session.peer, "a session takes no more orders");
+            let now = self.now();
+            self.machine.handle_source_lost(source, None, now);
+        }
+    }
+
+    fn drop_source(&mut self, source: SourceId, fault: Option<Fault>) {
+        let session = self.sessions.remove(&source);
+        let Some(fault) = fault else { return };
+        let peer = session
+            .map(|s| s.peer)
+            .or_else(|| self.peers.iter().find(|(_, id)| **id == source).map(|(&peer, _)| peer));
+        if let Some(peer) = peer {
+            warn!(%peer, item = %self.narinfo.item(), ?fault, "a peer misbehaved; it is avoided for a while");
+            self.engine.ban(peer);
+        }
+    }
+
+    fn count(&self, kind: VerificationKind) {
+        let labels = VerificationLabels { kind };
+        self.engine.metrics.verification_failures.get_or_create(&labels).inc();
+    }
+
+    async fn done(&mut self) {
+        self.progress.set_verified();
+        self.engine.distrusted.invalidate(&self.narinfo.nar_hash());
+        let outcome = match (self.from_peers, self.from_upstream) {
+            (true, true) => FetchOutcome::Mixed,
+            (true, false) => FetchOutcome::FromPeers,
+            _ => FetchOutcome::FromUpstream,
+        };
+        self.engine.metrics.fetches.get_or_create(&FetchLabels { outcome }).inc();
+        let (Some(disk), Some(hashes)) = (self.disk.take(), self.hashed.take()) else {
+            self.progress.set_unkept();
+            return;
+        };
+        match self.engine.finish_partial(&self.narinfo, disk, hashes).await {
+            Ok(kept) => self.progress.set_kept(kept),
+            Err(error) => {
+                warn!(item = %self.narinfo.item(), "the nar was served but not kept: {error}");
+                self.progress.set_unkept();
+            }
+        }
+    }
+
+    fn failed(&mut self, failure: Failure) {
+        let nar_hash = self.narinfo.nar_hash();
+        let (cause, outcome) = match &failure {
+            Failure::NoSource => (Cause::NoSource, FetchOutcome::Failed),
+            Failure::Mismatch { root, upstream } => {
+                self.count(VerificationKind::Nar);
+                if let Some(root) = root {
+                    self.engine.condemn(nar_hash, *root);
+                }
+                if *upstream && root.is_none() {
+                    warn!(item = %self.narinfo.item(), "upstream's nar doesn't have the signed hash");
+                    // A root that was set aside because upstream spoke against it was right.
+                    if self.engine.condemned.contains_key(&nar_hash) {
+                        self.engine.condemned.invalidate(&nar_hash);
+                        self.engine.bad_upstream.insert(nar_hash, ());
+                    }
+                }
+                (Cause::Mismatch, FetchOutcome::Mismatch)
+            }
+            // Who is right shows when the next attempt does without the swarm's root: if what
+            // upstream gives doesn't hash right then, it is upstream that is left out.
+            Failure::Contradiction { root } => {
+                if let Some(root) = root {
+                    self.engine.condemn(nar_hash, *root);
+                }
+                (Cause::Mismatch, FetchOutcome::Mismatch)
+            }
+        };
+        if cause == Cause::Mismatch {
+            // From now on guix gets this nar only when the whole of it has been verified.
+            self.engine.distrusted.insert(nar_hash, ());
+        }
+        self.engine.metrics.fetches.get_or_create(&FetchLabels { outcome }).inc();
+        let stalled = self.upstream_error.as_ref().map(ToString::to_string).unwrap_or_default();
+        info!(item = %self.narinfo.item(), "fetch failed: {failure} {stalled}");
+        if let Some(disk) = self.disk.take() {
+            tokio::task::spawn_blocking(move || disk.abandon());
+        }
+        self.progress.fail(cause);
+    }
+}

@@ -1,0 +1,424 @@
+//! What a running fetch shares with its readers: the pieces that came lately, and where to find
+//! the others.
+//!
+//! Readers follow the fetch from memory; one that falls behind reads from the file being written.
+//! When nothing can be kept on disk, the fetch may run only so far ahead of its readers
+//! ([`Progress::horizon`]). The last piece is withheld until the whole nar has hashed to the
+//! signed value.
+
+use crate::http::NarAborted;
+use crate::store::{HeldNar, PartialNar};
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{StreamExt, stream};
+use narswarm_protocol::limits;
+use narswarm_protocol::piece::PieceLayout;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::watch;
+
+/// The shared state of one fetch.
+#[derive(Debug)]
+pub struct Progress {
+    layout: PieceLayout,
+    state: Mutex<State>,
+    changed: watch::Sender<()>,
+    readers_moved: tokio::sync::Notify,
+    tried_peers: AtomicBool,
+}
+
+#[derive(Debug)]
+struct State {
+    held: Vec<bool>,
+    held_bytes: u64,
+    recent: BTreeMap<u32, Bytes>,
+    recent_bytes: usize,
+    growing: Growing,
+    disk: Option<Arc<PartialNar>>,
+    kept: Option<Arc<HeldNar>>,
+    verified: bool,
+    failed: Option<Cause>,
+    /// Octet that each reader will want next.
+    readers: BTreeMap<u64, u64>,
+    next_reader: u64,
+    /// How many sources give now, for reports.
+    sources: usize,
+}
+
+/// The piece that upstream's stream is in the middle of: readers on a slow line need not wait for
+/// the whole of it.
+#[derive(Debug, Default)]
+struct Growing {
+    index: u32,
+    chunks: Vec<Bytes>,
+}
+
+/// Why a fetch failed, as far as its readers care.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The content doesn't have the signed hash.
+    Mismatch,
+    /// Nobody is left to ask.
+    NoSource,
+    /// Something on this machine.
+    Local,
+}
+
+impl From<Cause> for NarAborted {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::Mismatch => Self::Mismatch,
+            Cause::NoSource => Self::SourcesLost,
+            Cause::Local => Self::Local(io::Error::other("the piece is no longer at hand")),
+        }
+    }
+}
+
+/// What a reader finds at its place.
+enum Next {
+    Chunk(Bytes),
+    OnDisk(Arc<PartialNar>, u32),
+    Kept(Arc<HeldNar>, u32),
+    Wait,
+    End,
+    Failed(Cause),
+}
+
+impl Progress {
+    /// A fetch of a nar of this layout, of which nothing has come yet.
+    pub fn new(layout: PieceLayout) -> Self {
+        let state = State {
+            held: vec![false; layout.piece_count() as usize],
+            held_bytes: 0,
+            recent: BTreeMap::new(),
+            recent_bytes: 0,
+            growing: Growing::default(),
+            disk: None,
+            kept: None,
+            verified: false,
+            failed: None,
+            readers: BTreeMap::new(),
+            next_reader: 0,
+            sources: 0,
+        };
+        Self {
+            layout,
+            state: Mutex::new(state),
+            changed: watch::Sender::new(()),
+            readers_moved: tokio::sync::Notify::new(),
+            tried_peers: AtomicBool::new(false),
+        }
+    }
+
+    /// Notes that a peer was asked for the nar.
+    pub fn set_tried_peers(&self) {
+        self.tried_peers.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether any peer was asked for the nar.
+    pub fn tried_peers(&self) -> bool {
+        self.tried_peers.load(Ordering::Relaxed)
+    }
+
+    /// The nar's layout.
+    pub fn layout(&self) -> PieceLayout {
+        self.layout
+    }
+
+    /// Octets held so far, and sources that give now.
+    pub fn report(&self) -> (u64, usize) {
+        let state = self.state.lock();
+        (state.held_bytes, state.sources)
+    }
+
+    /// Notes how many sources give now.
+    pub fn set_sources(&self, sources: usize) {
+        self.state.lock().sources = sources;
+    }
+
+    /// Pieces are kept in `disk`.
+    pub fn use_disk(&self, disk: Arc<PartialNar>) {
+        self.state.lock().disk = Some(disk);
+    }
+
+    /// A piece has come and may be read.
+    pub fn insert(&self, index: u32, raw: Bytes) {
+        let mut state = self.state.lock();
+        if !std::mem::replace(&mut state.held[index as usize], true) {
+            state.held_bytes += raw.len() as u64;
+        }
+        state.recent_bytes += raw.len();
+        if let Some(old) = state.recent.insert(index, raw) {
+            state.recent_bytes -= old.len();
+        }
+        if state.growing.index == index {
+            state.growing.chunks.clear();
+        }
+        state.forget_old(self.layout);
+        drop(state);
+        self.changed.send_replace(());
+    }
+
+    /// Octets of piece `index` have come from upstream, following those given before.
+    pub fn grow(&self, index: u32, chunk: Bytes) {
+        let mut state = self.state.lock();
+        if state.held[index as usize] {
+            return;
+        }
+        if state.growing.index != index {
+            state.growing = Growing { index, chunks: Vec::new() };
+        }
+        state.growing.chunks.push(chunk);
+        drop(state);
+        self.changed.send_replace(());
+    }
+
+    /// Upstream's stream has ended in the middle of a piece, which will come from elsewhere.
+    pub fn stop_growing(&self) {
+        self.state.lock().growing.chunks.clear();
+    }
+
+    /// The disk can't take more: what is on it stays readable, the rest is kept in memory only as
+    /// long as readers need it.
+    pub fn lose_disk(&self) {
+        self.state.lock().disk = None;
+    }
+
+    /// How far the slowest reader has come and how many pieces may be held ahead of it; `None`
+    /// while the disk takes everything.
+    pub fn horizon(&self) -> Option<(u32, u32)> {
+        let state = self.state.lock();
+        if state.disk.is_some() {
+            return None;
+        }
+        let slowest = state.readers.values().min().copied().unwrap_or(0);
+        let ahead = (limits::FETCH_MEMORY_BYTES as u64 / self.layout.piece_size()).max(2);
+        Some((self.layout.piece_at(slowest), ahead as u32))
+    }
+
+    /// Resolves when a reader has moved on (or gone).
+    pub async fn readers_moved(&self) {
+        self.readers_moved.notified().await;
+    }
+
+    /// The whole nar has the signed hash: nothing is withheld any more.
+    pub fn set_verified(&self) {
+        self.state.lock().verified = true;
+        self.changed.send_replace(());
+    }
+
+    /// The nar is in the store.
+    pub fn set_kept(&self, nar: Arc<HeldNar>) {
+        let mut state = self.state.lock();
+        state.kept = Some(nar);
+        state.disk = None;
+        drop(state);
+        self.changed.send_replace(());
+    }
+
+    /// The nar was verified but isn't kept: whoever waits for the file waits in vain, readers go
+    /// on.
+    pub fn set_unkept(&self) {
+        self.fail(Cause::Local);
+    }
+
+    /// The fetch has failed; after [`Progress::set_verified`] that matters only to those who wait
+    /// for the file.
+    pub fn fail(&self, cause: Cause) {
+        self.state.lock().failed.get_or_insert(cause);
+        self.changed.send_replace(());
+    }
+
+    /// Waits until there is something to read at `offset`, or (`whole`) until the whole nar is
+    /// verified.
+    ///
+    /// # Errors
+    /// Why the fetch failed before that.
+    pub async fn ready(&self, offset: u64, whole: bool) -> Result<(), Cause> {
+        let mut changed = self.changed.subscribe();
+        loop {
+            {
+                let state = self.state.lock();
+                let next = state.next(self.layout, offset);
+                match next {
+                    Next::Failed(cause) => return Err(cause),
+                    _ if whole && !state.verified => {}
+                    Next::Wait => {}
+                    _ => return Ok(()),
+                }
+            }
+            if changed.changed().await.is_err() {
+                return Err(Cause::Local);
+            }
+        }
+    }
+
+    /// Waits until the nar is in the store.
+    ///
+    /// # Errors
+    /// Why it won't be.
+    pub async fn kept(&self) -> Result<Arc<HeldNar>, Cause> {
+        let mut changed = self.changed.subscribe();
+        loop {
+            {
+                let state = self.state.lock();
+                if let Some(kept) = &state.kept {
+                    return Ok(kept.clone());
+                }
+                if let Some(cause) = state.failed {
+                    return Err(cause);
+                }
+            }
+            if changed.changed().await.is_err() {
+                return Err(Cause::Local);
+            }
+        }
+    }
+
+    /// The nar's octets from `offset` on, as they come.
+    pub fn read(self: &Arc<Self>, offset: u64) -> BoxStream<'static, Result<Bytes, NarAborted>> {
+        let reader = Reader::new(self.clone(), offset);
+        stream::try_unfold(reader, |mut reader| async move {
+            Ok(reader.next().await?.map(|chunk| (chunk, reader)))
+        })
+        .boxed()
+    }
+}
+
+impl State {
+    fn next(&self, layout: PieceLayout, offset: u64) -> Next {
+        if offset >= layout.nar_size() && self.verified {
+            return Next::End;
+        }
+        let index = layout.piece_at(offset);
+        let last = index + 1 >= layout.piece_count();
+        if let Some(cause) = self.failed.filter(|_| !self.verified) {
+            return Next::Failed(cause);
+        }
+        if last && !self.verified {
+            return Next::Wait;
+        }
+        let within = (offset - layout.piece_range(index).start) as usize;
+        if let Some(raw) = self.recent.get(&index) {
+            return Next::Chunk(raw.slice(within..));
+        }
+        if let Some(kept) = &self.kept {
+            return Next::Kept(kept.clone(), index);
+        }
+        if self.held[index as usize] {
+            return match &self.disk {
+                Some(disk) => Next::OnDisk(disk.clone(), index),
+                None => Next::Failed(Cause::Local),
+            };
+        }
+        if self.growing.index == index {
+            return self.growing.at(within).map_or(Next::Wait, Next::Chunk);
+        }
+        Next::Wait
+    }
+
+    /// Keeps the memory within its bound. With a disk, pieces that readers have passed go first,
+    /// then any; without, only those that every reader has passed.
+    fn forget_old(&mut self, layout: PieceLayout) {
+        let slowest = self.readers.values().min().map(|&offset| layout.piece_at(offset));
+        while self.recent_bytes > limits::FETCH_MEMORY_BYTES {
+            let Some((&first, _)) = self.recent.first_key_value() else { return };
+            let Some((&last, _)) = self.recent.last_key_value() else { return };
+            let victim = match slowest {
+                Some(slowest) if first < slowest => first,
+                _ if self.disk.is_none() => return,
+                Some(_) => last,
+                None => first,
+            };
+            if let Some(raw) = self.recent.remove(&victim) {
+                self.recent_bytes -= raw.len();
+            }
+        }
+    }
+}
+
+impl Growing {
+    fn at(&self, mut within: usize) -> Option<Bytes> {
+        for chunk in &self.chunks {
+            if within < chunk.len() {
+                return Some(chunk.slice(within..));
+            }
+            within -= chunk.len();
+        }
+        None
+    }
+}
+
+/// One reader's place.
+struct Reader {
+    progress: Arc<Progress>,
+    changed: watch::Receiver<()>,
+    id: u64,
+    offset: u64,
+}
+
+impl Reader {
+    fn new(progress: Arc<Progress>, offset: u64) -> Self {
+        let changed = progress.changed.subscribe();
+        let mut state = progress.state.lock();
+        let id = state.next_reader;
+        state.next_reader += 1;
+        state.readers.insert(id, offset);
+        drop(state);
+        Self { progress, changed, id, offset }
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, NarAborted> {
+        loop {
+            let next = self.progress.state.lock().next(self.progress.layout, self.offset);
+            let chunk = match next {
+                Next::Chunk(chunk) => chunk,
+                Next::End => return Ok(None),
+                Next::Failed(cause) => return Err(cause.into()),
+                Next::OnDisk(disk, index) => {
+                    let layout = self.progress.layout;
+                    let read = move || disk.read_piece(index, layout.piece_len(index));
+                    self.tail_of(index, blocking(read).await?)
+                }
+                Next::Kept(nar, index) => {
+                    let read = move || nar.piece(index).map_err(io::Error::other);
+                    self.tail_of(index, blocking(read).await?)
+                }
+                Next::Wait => {
+                    // The sender lives in `progress`, which we hold.
+                    let _ = self.changed.changed().await;
+                    continue;
+                }
+            };
+            self.offset += chunk.len() as u64;
+            self.progress.state.lock().readers.insert(self.id, self.offset);
+            self.progress.readers_moved.notify_one();
+            return Ok(Some(chunk));
+        }
+    }
+
+    fn tail_of(&self, index: u32, raw: Bytes) -> Bytes {
+        let start = self.progress.layout.piece_range(index).start;
+        raw.slice((self.offset - start) as usize..)
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.progress.state.lock().readers.remove(&self.id);
+        self.progress.readers_moved.notify_one();
+    }
+}
+
+/// Reads from disk off the async threads.
+async fn blocking(
+    read: impl FnOnce() -> io::Result<Bytes> + Send + 'static,
+) -> Result<Bytes, NarAborted> {
+    match tokio::task::spawn_blocking(read).await {
+        Ok(result) => result.map_err(NarAborted::Local),
+        Err(panic) => Err(NarAborted::Local(io::Error::other(panic))),
+    }
+}

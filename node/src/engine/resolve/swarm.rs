@@ -1,0 +1,211 @@
+//! Whom a search asks: upstream, the nearest peers, and whoever the DHT names.
+
+use super::super::{Holder, Inner};
+use super::search::{HEARD, Heard};
+use crate::net::{Held, Net};
+use futures::stream::{FuturesUnordered, StreamExt};
+use libp2p::PeerId;
+use narswarm_protocol::limits;
+use narswarm_protocol::provider_key::provider_key;
+use narswarm_protocol::store_path::StoreHash;
+use std::collections::HashSet;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::debug;
+
+/// Has upstream answer for `hashes`.
+pub(super) async fn ask_upstream(
+    inner: Arc<Inner>,
+    hashes: Vec<StoreHash>,
+    say: mpsc::Sender<Heard>,
+) {
+    let Some(upstreams) = &inner.upstreams else { return };
+    let mut replies = upstreams.narinfos(hashes);
+    while let Some((hash, reply)) = replies.next().await {
+        if say.send(Heard::Upstream(hash, reply)).await.is_err() {
+            return;
+        }
+    }
+    let _ = say.send(Heard::UpstreamDone).await;
+}
+
+/// Asks connected peers about everything at once, then (`thoroughly`) whoever the DHT names for
+/// what none of them has.
+pub(super) async fn ask_swarm(
+    inner: Arc<Inner>,
+    hashes: Vec<StoreHash>,
+    thoroughly: bool,
+    say: mpsc::Sender<Heard>,
+) {
+    let Some(net) = inner.net.get().cloned() else { return };
+    if inner.config.expects_peers && thoroughly {
+        inner.first_peer().await;
+    }
+    let mut missing: HashSet<_> = hashes.iter().copied().collect();
+    let asked = inner.peers_to_ask();
+    query_peers(&net, &asked, &hashes, &mut missing, &say).await;
+    if thoroughly && !missing.is_empty() {
+        ask_dht(&inner, &net, &asked, missing, &say).await;
+    }
+    let _ = say.send(Heard::SwarmDone).await;
+}
+
+async fn query_peers(
+    net: &Net,
+    peers: &[PeerId],
+    hashes: &[StoreHash],
+    missing: &mut HashSet<StoreHash>,
+    say: &mpsc::Sender<Heard>,
+) {
+    let mut queries: FuturesUnordered<_> =
+        peers.iter().map(|&peer| query(net, peer, hashes.to_vec())).collect();
+    while let Some((peer, held)) = queries.next().await {
+        for (hash, _) in &held {
+            missing.remove(hash);
+        }
+        if say.send(Heard::Peer(peer, held)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Looks up what is missing, some of it at a time, and asks whoever provides one item for all that
+/// is missing: who holds one mostly holds its neighbours too. Ends when a round finds nobody new.
+async fn ask_dht(
+    inner: &Inner,
+    net: &Net,
+    asked: &[PeerId],
+    mut missing: HashSet<StoreHash>,
+    say: &mpsc::Sender<Heard>,
+) {
+    let mut asked: HashSet<_> = asked.iter().copied().collect();
+    let mut looked_up = HashSet::new();
+    loop {
+        let round: Vec<_> = missing
+            .iter()
+            .filter(|hash| !looked_up.contains(*hash))
+            .take(limits::MAX_LOOKED_UP_HASHES)
+            .copied()
+            .collect();
+        looked_up.extend(round.iter().copied());
+        let before = asked.len();
+        if !round.is_empty() {
+            ask_providers(inner, net, &round, &mut asked, &mut missing, say).await;
+        }
+        if asked.len() == before || missing.is_empty() {
+            return;
+        }
+    }
+}
+
+/// One round: finds providers of `hashes` and asks each new one for everything missing.
+async fn ask_providers(
+    inner: &Inner,
+    net: &Net,
+    hashes: &[StoreHash],
+    asked: &mut HashSet<PeerId>,
+    missing: &mut HashSet<StoreHash>,
+    say: &mpsc::Sender<Heard>,
+) {
+    let keys: Vec<_> = hashes.iter().map(provider_key).collect();
+    let mut providers = net.routing().find(&keys).await;
+    let mut queries = FuturesUnordered::new();
+    let mut open = true;
+    while open || !queries.is_empty() {
+        tokio::select! {
+            provider = providers.recv(), if open => {
+                let Some(provider) = provider else { open = false; continue };
+                if !inner.is_banned(&provider.peer) && asked.insert(provider.peer) {
+                    let wanted: Vec<_> =
+                        missing.iter().copied().take(limits::MAX_QUERY_HASHES).collect();
+                    queries.push(query(net, provider.peer, wanted));
+                }
+            }
+            Some((peer, held)) = queries.next() => {
+                for (hash, _) in &held {
+                    missing.remove(hash);
+                }
+                if say.send(Heard::Peer(peer, held)).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Asks one peer; nothing when it fails.
+async fn query(
+    net: &Net,
+    peer: PeerId,
+    hashes: Vec<StoreHash>,
+) -> (PeerId, Vec<(StoreHash, Held)>) {
+    let answers = net.query(peer, &hashes).await.unwrap_or_else(|error| {
+        debug!("query: {error}");
+        Vec::new()
+    });
+    let held = hashes.into_iter().zip(answers);
+    (peer, held.filter_map(|(hash, held)| Some((hash, held?))).collect())
+}
+
+impl Inner {
+    pub(super) fn note_holder(&self, hash: StoreHash, holder: Holder) {
+        let mut holders = self.holders.get(&hash).map(|h| h.to_vec()).unwrap_or_default();
+        holders.retain(|known| known.peer != holder.peer);
+        holders.push(holder);
+        holders.truncate(limits::MAX_SOURCES);
+        self.holders.insert(hash, Arc::new(holders));
+    }
+
+    /// The nearest peers that speak our protocols.
+    fn peers_to_ask(&self) -> Vec<PeerId> {
+        let mut peers = self.net.get().map(Net::connected).unwrap_or_default();
+        peers.retain(|peer| peer.ours && !self.is_banned(&peer.peer));
+        peers.sort_by_key(|peer| peer.rtt.unwrap_or(limits::UNKNOWN_LATENCY));
+        peers.iter().map(|peer| peer.peer).take(limits::MAX_QUERIED_PEERS).collect()
+    }
+
+    /// Waits a little for the first peer of a node that was told of some.
+    async fn first_peer(&self) {
+        let mut changed = self.peers_changed.subscribe();
+        let deadline = Instant::now() + limits::FIRST_PEER_PATIENCE;
+        while self.peers_to_ask().is_empty() {
+            if tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Waits a little for a peer that can be asked besides those there are.
+    pub(in crate::engine) async fn another_peer(&self) {
+        let mut changed = self.peers_changed.subscribe();
+        let _ = tokio::time::timeout(limits::ANOTHER_PEER_PATIENCE, changed.changed()).await;
+    }
+
+    /// Peers that hold an item's nar, asked anew: those connected, then whoever the DHT names.
+    pub(in crate::engine) fn find_holders(
+        self: &Arc<Self>,
+        hash: StoreHash,
+    ) -> mpsc::Receiver<Holder> {
+        let (found, receiver) = mpsc::channel(limits::MAX_SOURCES);
+        let (say, mut heard) = mpsc::channel(HEARD);
+        tokio::spawn(ask_swarm(self.clone(), vec![hash], true, say));
+        let inner = self.clone();
+        tokio::spawn(async move {
+            while let Some(event) = heard.recv().await {
+                let Heard::Peer(peer, answers) = event else { continue };
+                for (hash, held) in answers {
+                    if held.root.is_none() || held.pieces_held == 0 {
+                        continue;
+                    }
+                    let holder = Holder { peer, root: held.root };
+                    inner.note_holder(hash, holder);
+                    if found.send(holder).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        receiver
+    }
+}

@@ -1,0 +1,310 @@
+//! The sources of one fetch: a task for each peer, one for upstream's stream, one that looks for
+//! peers.
+
+use super::Inner;
+use super::fetch::Event;
+use super::progress::Progress;
+use crate::net::{FetchRequests, FetchResponses, Net, PeerError};
+use crate::store;
+use crate::upstream::{NarinfoReply, UpstreamError, UpstreamNar, ranked_sources};
+use bytes::{Bytes, BytesMut};
+use libp2p::PeerId;
+use narswarm_protocol::fetch::{Fault, SourceId};
+use narswarm_protocol::hash::NarHash;
+use narswarm_protocol::limits;
+use narswarm_protocol::narinfo::{UnverifiedNarinfo, VerifiedNarinfo};
+use narswarm_protocol::piece::{PieceLayout, PieceList};
+use narswarm_protocol::wire::fetch::{Encoding, FetchRequest, FetchResponse, Frame};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// What the fetch wants of a peer.
+#[derive(Debug, Clone, Copy)]
+pub enum Order {
+    /// The piece list and first pieces.
+    Open {
+        /// First piece.
+        first: u32,
+        /// How many.
+        count: u32,
+    },
+    /// Pieces.
+    Request {
+        /// First piece.
+        first: u32,
+        /// How many.
+        count: u32,
+    },
+}
+
+/// Orders that wait for a peer's session to open or to take them: a window is refilled in a few
+/// requests, so this is never full unless the session hangs.
+pub const ORDERS: usize = 256;
+
+/// Pieces of one peer that are decoded at once: one a core and some in the queue.
+const DECODING: usize = 4;
+
+/// A session is for one nar, so any number will do.
+const SLOT: u32 = 1;
+
+/// What one peer's task needs.
+pub struct PeerTask {
+    /// The network.
+    pub net: Net,
+    /// Whom to talk to.
+    pub peer: PeerId,
+    /// What the fetch calls it.
+    pub id: SourceId,
+    /// The nar.
+    pub nar_hash: NarHash,
+    /// Its layout.
+    pub layout: PieceLayout,
+    /// Octets that have come so far, whole pieces or not.
+    pub moved: Arc<AtomicU64>,
+}
+
+impl PeerTask {
+    /// Talks with the peer until the fetch drops it or it fails.
+    pub async fn run(self, orders: mpsc::Receiver<Order>, events: mpsc::Sender<Event>) {
+        let id = self.id;
+        if let Err(error) = self.converse(orders, &events).await {
+            let _ = events.send(Event::PeerLost { id, error }).await;
+        }
+    }
+
+    async fn converse(
+        &self,
+        orders: mpsc::Receiver<Order>,
+        events: &mpsc::Sender<Event>,
+    ) -> Result<(), PeerError> {
+        let (requests, responses) = self.net.open_fetch(self.peer).await?;
+        let responses = responses.counting(self.moved.clone());
+        let (decoding, decoded) = mpsc::channel(DECODING);
+        tokio::try_join!(
+            self.relay_orders(requests, orders),
+            self.receive(responses, events, decoding),
+            forward(self.id, decoded, events),
+        )?;
+        Ok(())
+    }
+
+    async fn relay_orders(
+        &self,
+        mut requests: FetchRequests,
+        mut orders: mpsc::Receiver<Order>,
+    ) -> Result<(), PeerError> {
+        while let Some(order) = orders.recv().await {
+            let request = match order {
+                Order::Open { first, count } => FetchRequest::Open {
+                    slot: SLOT,
+                    nar_hash: self.nar_hash,
+                    nar_size: self.layout.nar_size(),
+                    first,
+                    count,
+                },
+                Order::Request { first, count } => FetchRequest::Want { slot: SLOT, first, count },
+            };
+            requests.send(request).await?;
+        }
+        Ok(())
+    }
+
+    async fn receive(
+        &self,
+        mut responses: FetchResponses,
+        events: &mpsc::Sender<Event>,
+        decoding: mpsc::Sender<(u32, JoinHandle<Option<Decoded>>)>,
+    ) -> Result<(), PeerError> {
+        let mut list: Option<Arc<PieceList>> = None;
+        while let Some(response) = responses.next().await {
+            let event = match response? {
+                FetchResponse::Opened(opened) => {
+                    list = Some(Arc::new(opened.list.clone()));
+                    Event::Opened { id: self.id, root: opened.root, list: opened.list }
+                }
+                FetchResponse::Piece { index, frame, .. } => {
+                    let Some(list) = list.clone() else {
+                        // The network lets no piece through before its list.
+                        continue;
+                    };
+                    let work = tokio::task::spawn_blocking(move || decode(&list, index, frame));
+                    if decoding.send((index, work)).await.is_err() {
+                        return Ok(());
+                    }
+                    continue;
+                }
+                FetchResponse::Refused { .. } | FetchResponse::Missing { .. } => {
+                    Event::Refused { id: self.id }
+                }
+                // The machine asks whoever has opened; growth is told for later versions.
+                FetchResponse::Have { .. } => continue,
+            };
+            if events.send(event).await.is_err() {
+                return Ok(());
+            }
+        }
+        Err(PeerError::Closed { peer: self.peer, doing: "fetching" })
+    }
+}
+
+/// Hands decoded pieces on, in the order in which they came.
+async fn forward(
+    id: SourceId,
+    mut decoded: mpsc::Receiver<(u32, JoinHandle<Option<Decoded>>)>,
+    events: &mpsc::Sender<Event>,
+) -> Result<(), PeerError> {
+    while let Some((index, work)) = decoded.recv().await {
+        let event = match work.await {
+            Ok(Some(piece)) => Event::Piece { id, index, piece },
+            Ok(None) => Event::BadPiece { id },
+            // The runtime is going down.
+            Err(_) => return Ok(()),
+        };
+        if events.send(event).await.is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// A piece that matched its piece list.
+#[derive(Debug)]
+pub struct Decoded {
+    /// Its octets.
+    pub raw: Bytes,
+    /// The zstd frame it came as, if it did.
+    pub frame: Option<Bytes>,
+}
+
+/// Decodes a frame and checks it against the piece list; blocking.
+fn decode(list: &PieceList, index: u32, frame: Frame) -> Option<Decoded> {
+    let piece = match frame.encoding {
+        Encoding::Raw => Decoded { raw: frame.bytes, frame: None },
+        Encoding::Zstd => {
+            let raw = store::decode_frame(&frame.bytes, list.layout().piece_len(index)).ok()?;
+            Decoded { raw: raw.into(), frame: Some(frame.bytes) }
+        }
+    };
+    list.matches(index, &piece.raw).then_some(piece)
+}
+
+/// Streams the nar from upstream, piece by piece, from piece `from` on.
+pub async fn run_upstream(
+    engine: Arc<Inner>,
+    narinfo: VerifiedNarinfo,
+    from: u32,
+    progress: Arc<Progress>,
+    events: mpsc::Sender<Event>,
+) {
+    let outcome = match open_upstream(&engine, &narinfo).await {
+        Ok(Some(nar)) => cut(&engine, nar, from, &progress, &events).await,
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
+    progress.stop_growing();
+    let _ = events.send(Event::UpstreamEnded { error: outcome.err() }).await;
+}
+
+/// Finds where upstream keeps the nar, by its narinfo there, and opens it; the servers in turn.
+async fn open_upstream(
+    engine: &Inner,
+    narinfo: &VerifiedNarinfo,
+) -> Result<Option<UpstreamNar>, UpstreamError> {
+    let Some(upstreams) = &engine.upstreams else { return Ok(None) };
+    let mut last = None;
+    let mut turn = 0;
+    while turn < upstreams.len() {
+        let hash = narinfo.item().hash();
+        let (upstream, body) = match upstreams.narinfos_from(turn, vec![hash]).next().await {
+            Some((_, NarinfoReply::Found { upstream, body })) => (upstream, body),
+            Some((_, NarinfoReply::Failed(error))) => return Err(error),
+            Some((_, NarinfoReply::NotFound { .. })) | None => break,
+        };
+        turn = upstream + 1;
+        let theirs = UnverifiedNarinfo::parse(&body)
+            .ok()
+            .and_then(|theirs| theirs.verify(&engine.acl.load()).ok())
+            .filter(|theirs| theirs.nar_hash() == narinfo.nar_hash());
+        let Some(theirs) = theirs else { continue };
+        for source in ranked_sources(theirs.sources()) {
+            match upstreams.nar(upstream, source, narinfo.nar_size()).await {
+                Ok(nar) => return Ok(Some(nar)),
+                Err(error) => {
+                    let elsewhere = error.is_not_here();
+                    last = Some(error);
+                    if !elsewhere {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+    last.map_or(Ok(None), Err)
+}
+
+/// Cuts upstream's stream into pieces; readers see the octets before a piece is whole.
+async fn cut(
+    engine: &Inner,
+    mut nar: UpstreamNar,
+    from: u32,
+    progress: &Progress,
+    events: &mpsc::Sender<Event>,
+) -> Result<(), UpstreamError> {
+    let layout = progress.layout();
+    let mut index = 0;
+    let mut piece = BytesMut::new();
+    while let Some(chunk) = nar.next().await {
+        let mut chunk = chunk?;
+        engine.metrics.received_from_upstream_bytes.inc_by(chunk.len() as u64);
+        while !chunk.is_empty() {
+            let missing = layout.piece_len(index) - piece.len();
+            let part = chunk.split_to(missing.min(chunk.len()));
+            piece.extend_from_slice(&part);
+            if index >= from {
+                progress.grow(index, part);
+            }
+            if piece.len() < layout.piece_len(index) {
+                continue;
+            }
+            let raw = piece.split().freeze();
+            if index >= from && events.send(Event::UpstreamPiece { index, raw }).await.is_err() {
+                return Ok(());
+            }
+            index += 1;
+        }
+    }
+    Ok(())
+}
+
+/// Looks for peers that hold the item: those who said so lately, those connected, and whoever the
+/// DHT names; tells the fetch when it knows nobody else.
+pub async fn discover(engine: Arc<Inner>, narinfo: VerifiedNarinfo, events: mpsc::Sender<Event>) {
+    let hash = narinfo.item().hash();
+    let mut told = Vec::new();
+    for holder in engine.holders.get(&hash).iter().flat_map(|holders| holders.iter()) {
+        told.push(holder.peer);
+        let event = Event::Peer { peer: holder.peer, root: holder.root };
+        if events.send(event).await.is_err() {
+            return;
+        }
+    }
+    let mut found = engine.find_holders(hash);
+    while let Some(holder) = found.recv().await {
+        if told.contains(&holder.peer) {
+            continue;
+        }
+        told.push(holder.peer);
+        let event = Event::Peer { peer: holder.peer, root: holder.root };
+        if told.len() > limits::MAX_SOURCES || events.send(event).await.is_err() {
+            return;
+        }
+    }
+    let _ = events.send(Event::DiscoveryDone).await;
+}
+
+/// Whether a failure with a peer is to be held against it.
+pub fn fault_of(error: &PeerError) -> Option<Fault> {
+    matches!(error, PeerError::Violation { .. }).then_some(Fault::Protocol)
+}

@@ -1,0 +1,115 @@
+//! What this node does on the network, put together.
+
+use super::book::Book;
+use super::config::NetConfig;
+use super::routing::records::ProviderRecords;
+use super::streams::{self, Accept, Control};
+use libp2p::connection_limits::{self, ConnectionLimits};
+use libp2p::swarm::NetworkBehaviour;
+use libp2p::swarm::behaviour::toggle::Toggle;
+use libp2p::{StreamProtocol, allow_block_list, identify, kad, mdns, ping};
+use narswarm_protocol::limits;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The DHT is our own: nothing is shared with other users of libp2p.
+pub const KAD_PROTOCOL: StreamProtocol = StreamProtocol::new("/narswarm/kad/1.0.0");
+
+/// How peers of this network know each other, whatever their version.
+pub const NETWORK: &str = "/narswarm/1";
+
+/// How long others remember what this node provides. Twice the interval below, so that one
+/// missed announcement loses nothing.
+const PROVIDER_TTL: Duration = Duration::from_secs(48 * 3600);
+
+/// How often it is announced again.
+const REANNOUNCE_INTERVAL: Duration = Duration::from_secs(22 * 3600);
+
+/// How long one step of an announcement may take in all.
+const ANNOUNCEMENT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How often the table of the DHT is refreshed: the nodes of a network that has gone quiet are
+/// found again within the half hour.
+const BOOTSTRAP_INTERVAL: Duration = Duration::from_secs(1800);
+
+/// How often connected peers are pinged. Each ping is some 150 octets with everything below it.
+const PING_INTERVAL: Duration = Duration::from_secs(15);
+
+/// All behaviours of a node.
+#[derive(NetworkBehaviour)]
+pub struct Behaviour {
+    /// Bounds the number of connections. Comes first, so that nothing is set up in vain.
+    pub limits: connection_limits::Behaviour,
+    /// Keeps banned peers out.
+    pub banned: allow_block_list::Behaviour<allow_block_list::BlockedPeers>,
+    /// Our own protocols.
+    pub streams: streams::Behaviour,
+    /// Who is who.
+    pub identify: identify::Behaviour,
+    /// Round trips.
+    pub ping: ping::Behaviour,
+    /// The DHT.
+    pub kad: kad::Behaviour<ProviderRecords>,
+    /// The local network.
+    pub mdns: Toggle<mdns::tokio::Behaviour>,
+}
+
+impl Behaviour {
+    /// The behaviours of a node with this configuration, which hands streams to `accept`.
+    pub fn new(config: &NetConfig, book: Book, accept: Arc<dyn Accept>) -> (Self, Control) {
+        let key = &config.keypair;
+        let peer = key.public().to_peer_id();
+        let (streams, control) = streams::Behaviour::new(accept, book);
+        let identify = identify::Config::new(NETWORK.to_owned(), key.public())
+            .with_agent_version(concat!("narswarm/", env!("CARGO_PKG_VERSION")).to_owned())
+            .with_push_listen_addr_updates(true)
+            // Addresses are remembered by the book, which checks them.
+            .with_cache_size(0);
+        let mut kad = kad::Behaviour::with_config(peer, ProviderRecords::new(peer), kad_config());
+        let mode = if config.server { kad::Mode::Server } else { kad::Mode::Client };
+        kad.set_mode(Some(mode));
+        let behaviour = Self {
+            limits: connection_limits::Behaviour::new(connection_limits()),
+            banned: allow_block_list::Behaviour::default(),
+            streams,
+            identify: identify::Behaviour::new(identify),
+            ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL)),
+            kad,
+            mdns: mdns(config, peer).into(),
+        };
+        (behaviour, control)
+    }
+}
+
+fn kad_config() -> kad::Config {
+    let mut config = kad::Config::new(KAD_PROTOCOL);
+    config.set_provider_record_ttl(Some(PROVIDER_TTL));
+    config.set_provider_publication_interval(Some(REANNOUNCE_INTERVAL));
+    // Only provider records are kept.
+    config.set_record_ttl(None).set_replication_interval(None).set_publication_interval(None);
+    config.set_query_timeout(ANNOUNCEMENT_TIMEOUT);
+    config.set_periodic_bootstrap_interval(Some(BOOTSTRAP_INTERVAL));
+    // Peers enter the table when identify has told what they speak and where.
+    config.set_kbucket_inserts(kad::BucketInserts::Manual);
+    config
+}
+
+fn connection_limits() -> ConnectionLimits {
+    ConnectionLimits::default()
+        .with_max_pending_incoming(Some(limits::MAX_PENDING_INCOMING))
+        .with_max_pending_outgoing(Some(limits::MAX_PENDING_OUTGOING))
+        .with_max_established_incoming(Some(limits::MAX_INCOMING_CONNECTIONS))
+        .with_max_established(Some(limits::MAX_CONNECTIONS))
+        .with_max_established_per_peer(Some(limits::MAX_CONNECTIONS_PER_PEER))
+}
+
+/// mDNS, if wanted and possible.
+fn mdns(config: &NetConfig, peer: libp2p::PeerId) -> Option<mdns::tokio::Behaviour> {
+    if !config.mdns {
+        return None;
+    }
+    let started = mdns::tokio::Behaviour::new(mdns::Config::default(), peer);
+    started
+        .inspect_err(|error| tracing::warn!(%error, "peers on the local network are not found"))
+        .ok()
+}

@@ -1,0 +1,78 @@
+//! What the network is told at its start.
+
+use libp2p::identity::Keypair;
+use libp2p::{Multiaddr, PeerId};
+use std::time::Duration;
+
+/// How to take part in the network.
+#[derive(Clone)]
+pub struct NetConfig {
+    /// The node's identity.
+    pub keypair: Keypair,
+    /// Addresses to listen on; port 0 takes a free one. None: only connections that this node
+    /// makes.
+    pub listen: Vec<Multiaddr>,
+    /// Nodes through which to enter the network; they are redialled until connected.
+    pub bootstrap: Vec<Multiaddr>,
+    /// Peers known from before, best first.
+    pub known_peers: Vec<(PeerId, Vec<Multiaddr>)>,
+    /// Whether to find and be found by peers on the local network.
+    pub mdns: bool,
+    /// Whether to answer lookups of others in the DHT. Nodes that share nothing don't.
+    pub server: bool,
+    /// Waits and rates.
+    pub timing: NetTiming,
+}
+
+impl NetConfig {
+    /// A node with this identity that listens on nothing and knows nobody.
+    #[must_use]
+    pub fn new(keypair: Keypair) -> Self {
+        Self {
+            keypair,
+            listen: Vec::new(),
+            bootstrap: Vec::new(),
+            known_peers: Vec::new(),
+            mdns: false,
+            server: true,
+            timing: NetTiming::default(),
+        }
+    }
+}
+
+/// How long the network waits for what.
+#[derive(Debug, Clone)]
+pub struct NetTiming {
+    /// For a stream to be opened, a connection made first if there is none. Default 10 s: what
+    /// setting up a connection may take.
+    pub open: Duration,
+    /// For the whole answer to a query. Default 10 s.
+    pub query: Duration,
+    /// For any progress of a message or a piece that has begun, in either direction, and for the
+    /// first octet of an answer that is owed. Default 20 s: far above what a congested link
+    /// takes for 64 KiB, and short enough that a peer which stalls holds nothing for long.
+    pub stall: Duration,
+    /// For the next request of a fetch session that owes nothing. Default 120 s.
+    pub session_idle: Duration,
+    /// For a lookup in the DHT. Default 10 s: the slowest useful ones take three.
+    pub find: Duration,
+    /// For which an idle connection is kept. Default 60 s; connections to bootstrap nodes and
+    /// useful peers are kept longer.
+    pub connection_idle: Duration,
+    /// First and longest pause between attempts to reach a bootstrap node. Default 250 ms to 60 s.
+    pub redial: (Duration, Duration),
+}
+
+impl Default for NetTiming {
+    fn default() -> Self {
+        Self {
+            open: Duration::from_secs(10),
+            query: Duration::from_secs(10),
+            stall: Duration::from_secs(20),
+            session_idle: Duration::from_secs(120),
+            find: Duration::from_secs(10),
+            connection_idle: Duration::from_secs(60),
+            redial: (Duration::from_millis(250), Duration::from_secs(60)),
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! What the network asks of the node on behalf of other peers.
+//!
+//! Everything here is called on blocking threads, at most
+//! [`MAX_BLOCKING_CALLS`](narswarm_protocol::limits::MAX_BLOCKING_CALLS) at a time.
+
+use bytes::Bytes;
+use narswarm_protocol::hash::{NarHash, Root};
+use narswarm_protocol::piece::PieceList;
+use narswarm_protocol::piece_set::PieceSet;
+use narswarm_protocol::store_path::StoreHash;
+use narswarm_protocol::wire::fetch::Frame;
+use std::io;
+use std::sync::Arc;
+
+/// A held item, as one peer tells another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// The signed narinfo; from a peer, unverified.
+    pub narinfo: Bytes,
+    /// The root, when the holder has hashed the nar.
+    pub root: Option<Root>,
+    /// How many pieces of the nar the holder can give.
+    pub pieces_held: u32,
+}
+
+/// What this node gives to others.
+pub trait Responder: Send + Sync + 'static {
+    /// Which of these items are held and public, in the order asked for. The network asks for a
+    /// hundred at a time; missing answers count as not held.
+    fn query(&self, hashes: &[StoreHash]) -> Vec<Option<Held>>;
+
+    /// The content of a nar that is held, in part at least, and public.
+    fn open(&self, nar: &NarHash) -> Option<Arc<dyn ServedNar>>;
+}
+
+/// A nar that is being given to others.
+pub trait ServedNar: Send + Sync {
+    /// The root of its piece list.
+    fn root(&self) -> Root;
+
+    /// Its piece list.
+    fn list(&self) -> &PieceList;
+
+    /// Reads a piece in the form in which it is stored; `None` when it is not held.
+    ///
+    /// # Errors
+    /// What reading gives; the piece is then reported as missing.
+    fn frame(&self, index: u32) -> io::Result<Option<Frame>>;
+
+    /// Which pieces are held now. All, unless said otherwise. While it grows, askers are told what
+    /// has been added. Must be quick: unlike the rest it is also called on asynchronous threads.
+    fn held(&self) -> PieceSet {
+        PieceSet::all(self.list().layout().piece_count())
+    }
+}

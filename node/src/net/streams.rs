@@ -1,0 +1,211 @@
+//! Streams of our own protocols, opened and accepted without loss.
+//!
+//! libp2p-stream drops inbound streams when two arrive at once, so this is our own behaviour.
+//! Whoever wants a stream asks [`Control::open`], which dials if needed and waits for its turn;
+//! what peers open is handed to [`Accept`] on the spot. Nothing is queued without a bound: a
+//! stream beyond the limit of its connection is reset, and counted.
+
+mod behaviour;
+mod handler;
+mod peer_stream;
+
+pub use behaviour::Behaviour;
+pub(super) use behaviour::reason;
+pub use peer_stream::PeerStream;
+
+use super::error::PeerError;
+use handler::OpenRequest;
+use libp2p::swarm::ConnectionId;
+use libp2p::{PeerId, StreamProtocol};
+use narswarm_protocol::limits::MAX_AWAITED_PEERS;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// A protocol that is opened and accepted here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// `/narswarm/query/1`
+    Query = 0,
+    /// `/narswarm/fetch/1`
+    Fetch = 1,
+}
+
+/// How many [`Protocol`]s there are.
+const PROTOCOLS: usize = Protocol::ALL.len();
+
+impl Protocol {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 2] = [Self::Query, Self::Fetch];
+
+    /// The name as libp2p takes it.
+    #[must_use]
+    pub fn stream_protocol(self) -> StreamProtocol {
+        StreamProtocol::new(self.name())
+    }
+
+    /// The name under which it is negotiated.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Query => narswarm_protocol::wire::query::PROTOCOL,
+            Self::Fetch => narswarm_protocol::wire::fetch::PROTOCOL,
+        }
+    }
+}
+
+/// Takes the streams that peers open.
+pub trait Accept: Send + Sync + 'static {
+    /// Takes a stream. Must not block; dropping the stream resets it.
+    fn accept(&self, peer: PeerId, protocol: Protocol, stream: PeerStream);
+}
+
+/// What has happened to streams, for metrics.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Streams accepted.
+    pub accepted: AtomicU64,
+    /// Streams reset because their connection had too many.
+    pub refused: AtomicU64,
+    /// Streams opened.
+    pub opened: AtomicU64,
+}
+
+/// A connection on which streams can be opened.
+#[derive(Clone)]
+struct Link {
+    connection: ConnectionId,
+    wishes: [mpsc::Sender<OpenRequest>; PROTOCOLS],
+    keep: Arc<AtomicBool>,
+    /// QUIC moves a third of what TCP does, so it is the second choice.
+    quic: bool,
+}
+
+/// What those who want streams and the behaviour share.
+#[derive(Default)]
+struct Shared {
+    links: HashMap<PeerId, Vec<Link>>,
+    /// Who waits for a connection to which peer.
+    awaited: HashMap<PeerId, Vec<oneshot::Sender<Result<(), String>>>>,
+    /// Peers whose connections stay open when idle.
+    kept: HashMap<PeerId, ()>,
+}
+
+/// Opens streams.
+#[derive(Clone)]
+pub struct Control {
+    shared: Arc<Mutex<Shared>>,
+    dials: mpsc::UnboundedSender<PeerId>,
+    /// What has happened so far.
+    pub counters: Arc<Counters>,
+}
+
+/// What [`Control::way_to`] finds.
+enum Way {
+    Link(mpsc::Sender<OpenRequest>),
+    Wait(oneshot::Receiver<Result<(), String>>),
+    Full,
+}
+
+impl Control {
+    /// Opens a stream to a peer, over a connection that there is or a new one.
+    ///
+    /// The protocol is confirmed by the remote only when the first octets are read: see
+    /// [`PeerStream`].
+    ///
+    /// # Errors
+    /// [`PeerError::Unreachable`], [`PeerError::TimedOut`] after `deadline`, or
+    /// [`PeerError::Local`] when too many peers are being dialled.
+    pub async fn open(
+        &self,
+        peer: PeerId,
+        protocol: Protocol,
+        deadline: Duration,
+    ) -> Result<PeerStream, PeerError> {
+        let timed_out = PeerError::TimedOut { peer, doing: "opening a stream" };
+        tokio::time::timeout(deadline, self.open_unbounded(peer, protocol))
+            .await
+            .unwrap_or(Err(timed_out))
+    }
+
+    async fn open_unbounded(
+        &self,
+        peer: PeerId,
+        protocol: Protocol,
+    ) -> Result<PeerStream, PeerError> {
+        loop {
+            let wishes = match self.way_to(peer, protocol) {
+                Way::Link(wishes) => wishes,
+                Way::Full => {
+                    return Err(PeerError::Local { peer, reason: "too many peers are dialled" });
+                }
+                Way::Wait(connected) => {
+                    let shut_down = PeerError::Local { peer, reason: "the network is shut down" };
+                    match connected.await.map_err(|_| shut_down)? {
+                        Ok(()) => continue,
+                        Err(reason) => return Err(PeerError::Unreachable { peer, reason }),
+                    }
+                }
+            };
+            let (reply, opened) = oneshot::channel();
+            if wishes.send(OpenRequest { protocol, reply }).await.is_err() {
+                // The connection closed meanwhile; its link is not found again.
+                continue;
+            }
+            let closed = PeerError::Closed { peer, doing: "opening a stream" };
+            let stream = opened.await.map_err(|_| closed)?;
+            let stream = stream.map_err(|failure| failure.error(peer, protocol))?;
+            self.counters.opened.fetch_add(1, Ordering::Relaxed);
+            return Ok(stream);
+        }
+    }
+
+    /// The best connection to a peer, or a place among those who wait for one.
+    fn way_to(&self, peer: PeerId, protocol: Protocol) -> Way {
+        let mut shared = self.shared.lock();
+        if let Some(links) = shared.links.get_mut(&peer) {
+            // A connection's end is known here before the swarm says so.
+            links.retain(|link| !link.wishes[0].is_closed());
+            if let Some(link) = links.iter().min_by_key(|link| link.quic) {
+                return Way::Link(link.wishes[protocol as usize].clone());
+            }
+        }
+        // Those who gave up make room.
+        shared.awaited.retain(|_, waiting| {
+            waiting.retain(|sender| !sender.is_closed());
+            !waiting.is_empty()
+        });
+        if shared.awaited.len() >= MAX_AWAITED_PEERS && !shared.awaited.contains_key(&peer) {
+            return Way::Full;
+        }
+        let (sender, receiver) = oneshot::channel();
+        let waiting = shared.awaited.entry(peer).or_default();
+        waiting.push(sender);
+        if waiting.len() == 1 && self.dials.send(peer).is_err() {
+            shared.awaited.remove(&peer);
+        }
+        Way::Wait(receiver)
+    }
+
+    /// Keeps the connections of a peer open when idle, or no longer.
+    pub fn keep(&self, peer: PeerId, keep: bool) {
+        let mut shared = self.shared.lock();
+        if keep {
+            shared.kept.insert(peer, ());
+        } else {
+            shared.kept.remove(&peer);
+        }
+        for link in shared.links.get(&peer).into_iter().flatten() {
+            link.keep.store(keep, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether there is a connection to this peer.
+    #[must_use]
+    pub fn is_connected(&self, peer: &PeerId) -> bool {
+        self.shared.lock().links.get(peer).is_some_and(|links| !links.is_empty())
+    }
+}

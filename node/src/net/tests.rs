@@ -1,0 +1,7 @@
+//! Nodes talking to nodes, stock peers and hostile peers over real sockets.
+
+mod connections;
+mod conversations;
+mod hostile_askers;
+mod hostile_holders;
+mod interop;

@@ -1,0 +1,144 @@
+//! How bytes travel: TCP with TLS or noise and yamux, QUIC, names resolved by DNS.
+
+use super::pacing::Paced;
+use super::{tls, yamux};
+use futures::future::{self, BoxFuture, FutureExt};
+use futures::{AsyncRead, AsyncWrite};
+use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::{Boxed, OrTransport, Transport};
+use libp2p::core::upgrade::{
+    InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo, Version,
+};
+use libp2p::identity::Keypair;
+use libp2p::{PeerId, dns, noise, quic, tcp};
+use std::time::Duration;
+
+/// How long a connection may take to be set up: several round trips of the worst links, and short
+/// enough that an address which swallows packets is given up while others are still tried.
+const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a QUIC connection survives silence. It sends something every five seconds itself.
+const QUIC_IDLE_MS: u32 = 20_000;
+
+/// Why the transports cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
+    /// Noise cannot be set up.
+    #[error("cannot set up noise: {0}")]
+    Noise(#[from] noise::Error),
+}
+
+/// All transports of a node with this key.
+///
+/// # Errors
+/// See [`SetupError`]; both concern the key. Without a usable resolver configuration names are
+/// not resolved, which is logged.
+pub fn build(key: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, SetupError> {
+    match dns::tokio::Transport::system(without_names(key)?) {
+        Ok(resolving) => Ok(Paced::new(resolving).boxed()),
+        Err(error) => {
+            tracing::warn!(%error, "names in addresses are not resolved: no resolver configuration");
+            Ok(Paced::new(without_names(key)?).boxed())
+        }
+    }
+}
+
+/// TCP and QUIC.
+fn without_names(key: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, SetupError> {
+    let security = Security { tls: tls::Config::new(key)?, noise: noise::Config::new(key)? };
+    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+        .upgrade(Version::V1Lazy)
+        .authenticate(security)
+        .multiplex(yamux::Config::default())
+        .timeout(SETUP_TIMEOUT)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let mut config = quic::Config::new(key);
+    config.max_idle_timeout = QUIC_IDLE_MS;
+    let quic = quic::tokio::Transport::new(config)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let both = OrTransport::new(quic, tcp);
+    Ok(both
+        .map(|connection, _| match connection {
+            future::Either::Left(connection) | future::Either::Right(connection) => connection,
+        })
+        .boxed())
+}
+
+/// TLS, or noise with those that have no TLS.
+#[derive(Clone)]
+struct Security {
+    tls: tls::Config,
+    noise: noise::Config,
+}
+
+/// The name under which noise is negotiated.
+const NOISE: &str = "/noise";
+
+/// A connection secured by one or the other.
+type Secured<C> = (PeerId, future::Either<futures_rustls::TlsStream<C>, noise::Output<C>>);
+
+/// Why a connection could not be secured.
+#[derive(Debug, thiserror::Error)]
+enum SecurityError {
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
+    #[error("the noise handshake failed: {0}")]
+    Noise(#[from] noise::Error),
+}
+
+impl UpgradeInfo for Security {
+    type Info = &'static str;
+    type InfoIter = std::iter::Chain<
+        <tls::Config as UpgradeInfo>::InfoIter,
+        <noise::Config as UpgradeInfo>::InfoIter,
+    >;
+
+    fn protocol_info(&self) -> Self::InfoIter {
+        self.tls.protocol_info().chain(self.noise.protocol_info())
+    }
+}
+
+impl<C> InboundConnectionUpgrade<C> for Security
+where
+    C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    type Output = Secured<C>;
+    type Error = SecurityError;
+    type Future = BoxFuture<'static, Result<Secured<C>, SecurityError>>;
+
+    fn upgrade_inbound(self, socket: C, name: &'static str) -> Self::Future {
+        async move {
+            if name == NOISE {
+                let (peer, stream) = self.noise.upgrade_inbound(socket, name).await?;
+                return Ok((peer, future::Either::Right(stream)));
+            }
+            let (peer, stream) = self.tls.upgrade_inbound(socket, name).await?;
+            Ok((peer, future::Either::Left(stream)))
+        }
+        .boxed()
+    }
+}
+
+impl<C> OutboundConnectionUpgrade<C> for Security
+where
+    C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    type Output = Secured<C>;
+    type Error = SecurityError;
+    type Future = BoxFuture<'static, Result<Secured<C>, SecurityError>>;
+
+    fn upgrade_outbound(self, socket: C, name: &'static str) -> Self::Future {
+        async move {
+            if name == NOISE {
+                let (peer, stream) = self.noise.upgrade_outbound(socket, name).await?;
+                return Ok((peer, future::Either::Right(stream)));
+            }
+            let (peer, stream) = self.tls.upgrade_outbound(socket, name).await?;
+            Ok((peer, future::Either::Left(stream)))
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,205 @@
+//! A whole node: opens the data directory, joins the parts, and takes them down in order.
+
+use crate::acl;
+use crate::config::{Config, Role};
+use crate::control;
+use crate::engine::{Engine, EngineConfig, announce_all};
+use crate::http::{self, Backend, HttpConfig, StatusReport};
+use crate::metrics::Metrics;
+use crate::net::{Net, NetConfig, NetError};
+use crate::store::{DataDir, RunInfo, Store, StoreConfig};
+use crate::upstream::{UpstreamConfig, Upstreams};
+use anyhow::Context;
+use libp2p::Multiaddr;
+use narswarm_protocol::limits;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+/// A running node.
+pub struct Node {
+    net: Net,
+    store: Arc<Store>,
+    data: DataDir,
+    http: SocketAddr,
+    engine: Engine,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Node {
+    /// Starts a node. When it returns, the shim answers and peers can connect.
+    ///
+    /// # Errors
+    /// What keeps it from starting, naming the file, address or setting at fault.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        let loaded = acl::load(&config.acl)?;
+        let data = DataDir::open(&config.data_dir)?;
+        let store = open_store(&data, &config)?;
+        let metrics = Arc::new(Metrics::new());
+        let upstreams = (!config.upstreams.is_empty())
+            .then(|| Upstreams::new(config.upstreams.clone(), UpstreamConfig::default()))
+            .transpose()?;
+        let listener = TcpListener::bind(config.http).await.with_context(|| {
+            format!("cannot listen for guix on {}; choose another with --http", config.http)
+        })?;
+        let http = listener.local_addr()?;
+        let engine_config = EngineConfig {
+            role: config.role,
+            upstream_mode: config.upstream_mode.into(),
+            store_dir: config.store.to_string_lossy().trim_end_matches('/').to_owned(),
+            expects_peers: !config.bootstrap.is_empty(),
+        };
+        let engine =
+            Engine::new(engine_config, store.clone(), upstreams, loaded.acl, metrics.clone());
+        engine.set_http(http);
+        let (net, events) = start_net(&config, &data, &store, &engine).await?;
+        engine.set_net(net.clone());
+        data.write_run_json(&RunInfo {
+            peer_id: net.peer_id().to_string(),
+            http: http.to_string(),
+            listen: net.listen_addresses().iter().map(ToString::to_string).collect(),
+            pid: std::process::id(),
+        })?;
+        let node = Self {
+            net,
+            store,
+            data,
+            http,
+            engine: engine.clone(),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        };
+        let follower = engine.clone();
+        node.tasks.spawn(node.until_stop(async move { follower.follow(events).await }));
+        let announcer = engine.clone();
+        node.tasks.spawn(node.until_stop(async move { announce_all(&announcer).await }));
+        let control = control::listen(node.data.path().to_owned(), engine.clone())?;
+        node.tasks.spawn(node.until_stop(control));
+        let http_config = HttpConfig {
+            store_dir: config.store.to_string_lossy().into_owned(),
+            host_names: config.http_names.clone(),
+            ..HttpConfig::default()
+        };
+        let shim = http::serve(
+            listener,
+            Arc::new(engine.clone()),
+            metrics,
+            http_config,
+            node.stop.clone(),
+        );
+        node.tasks.spawn(async move {
+            if let Err(error) = shim.await {
+                tracing::error!("the shim has ended: {error}");
+            }
+        });
+        node.say_hello(&config);
+        Ok(node)
+    }
+
+    /// Where the shim listens.
+    #[must_use]
+    pub fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Where peers connect to, with the peer id.
+    #[must_use]
+    pub fn listen_addresses(&self) -> Vec<Multiaddr> {
+        self.net.listen_addresses()
+    }
+
+    /// What the node is doing.
+    #[must_use]
+    pub fn status(&self) -> StatusReport {
+        self.engine.status()
+    }
+
+    /// Stops serving, then the network, then closes the store.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(limits::STOP_PATIENCE, self.tasks.wait()).await.is_err() {
+            warn!("some transfers didn't end in time; they are cut off");
+        }
+        self.net.shutdown().await;
+        let (store, data) = (self.store, self.data);
+        let _ = tokio::task::spawn_blocking(move || {
+            store.close();
+            drop(data);
+        })
+        .await;
+    }
+
+    fn until_stop<W: Future<Output = ()>>(&self, work: W) -> impl Future<Output = ()> + use<W> {
+        let stop = self.stop.clone();
+        async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = work => {}
+            }
+        }
+    }
+
+    fn say_hello(&self, config: &Config) {
+        for address in self.net.listen_addresses() {
+            info!("peers connect to {address}");
+        }
+        if !Path::new("/gnu/store").exists() && !Path::new("/etc/guix/acl").exists() {
+            info!(
+                "no Guix on this machine: working as a substitute proxy, which shares what passes \
+                 through it"
+            );
+        }
+        if config.upstreams.is_empty() && config.bootstrap.is_empty() && !config.mdns {
+            warn!("no upstream and no peers are configured: only what is held can be served");
+        }
+        info!("substitute URL: http://{}", self.http);
+    }
+}
+
+fn open_store(data: &DataDir, config: &Config) -> anyhow::Result<Arc<Store>> {
+    let max_bytes = match config.role {
+        Role::Seed => u64::MAX,
+        Role::Workstation | Role::Proxy => config.cache_gib.saturating_mul(1 << 30),
+    };
+    let store = Store::open(data, &StoreConfig { max_bytes, ..StoreConfig::default() })?;
+    Ok(Arc::new(store))
+}
+
+/// Starts the network. The default port gives way to a free one when another node has it.
+async fn start_net(
+    config: &Config,
+    data: &DataDir,
+    store: &Store,
+    engine: &Engine,
+) -> anyhow::Result<(Net, tokio::sync::broadcast::Receiver<crate::net::NetEvent>)> {
+    let mut net = NetConfig::new(data.keypair().clone());
+    net.listen = config.listen.clone();
+    net.bootstrap = config.bootstrap.clone();
+    net.known_peers = store.load_peers().unwrap_or_default();
+    net.mdns = config.mdns;
+    net.server = config.role != Role::Proxy;
+    match Net::start(net.clone(), engine.responder()).await {
+        Err(NetError::Listen { address, reason }) if config.listen_is_default => {
+            info!("{address} is not free ({reason}): taking free ports instead");
+            net.listen = any_port(&net.listen);
+            Ok(Net::start(net, engine.responder()).await?)
+        }
+        started => Ok(started?),
+    }
+}
+
+fn any_port(addresses: &[Multiaddr]) -> Vec<Multiaddr> {
+    use libp2p::multiaddr::Protocol;
+    let free = |part| match part {
+        Protocol::Tcp(_) => Protocol::Tcp(0),
+        Protocol::Udp(_) => Protocol::Udp(0),
+        other => other,
+    };
+    addresses.iter().map(|address| address.iter().map(free).collect()).collect()
+}
