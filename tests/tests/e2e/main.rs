@@ -1,0 +1,17 @@
+//! Whole nodes, as processes, over real sockets: what a user of guix would get from them, and
+//! what the hostile and the unlucky can do to that.
+//!
+//! One binary with a module for each topic. Everything is on loopback and on free ports, and every
+//! wait is for a condition, with a deadline.
+
+mod commands;
+mod data_dir;
+mod failures;
+mod hostile_clients;
+mod hostile_narinfos;
+mod hostile_nars;
+mod hostile_peers;
+mod restarts;
+mod sharing;
+mod upstream;
+mod vectors;
