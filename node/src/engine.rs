@@ -1,11 +1,11 @@
 //! The node's middle: it alone knows the network, the store, the upstreams and HTTP, and joins
 //! them by the decisions of `narswarm_protocol`.
 //!
-//! - [`resolve`]: from store hashes to signed narinfos;
-//! - [`fetch`], [`sources`], [`sink`], [`progress`]: from a narinfo to its nar;
-//! - [`body`]: nars on their way to HTTP clients;
-//! - [`serve`]: what other peers get;
-//! - [`announce`]: what is told to the DHT;
+//! - `resolve`: from store hashes to signed narinfos;
+//! - `fetch`, `sources`, `sink`, `progress`: from a narinfo to its nar;
+//! - `body`: nars on their way to HTTP clients;
+//! - `serve`: what other peers get;
+//! - `announce`: what is told to the DHT;
 //! - [`mirror`]: taking in static mirrors.
 
 mod announce;

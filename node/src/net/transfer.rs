@@ -1,7 +1,7 @@
 //! Fetching pieces from a peer: the asker's side of `/narswarm/fetch/1`.
 //!
 //! A session is two halves. [`FetchRequests`] sends, [`FetchResponses`] receives; both keep the
-//! [`Ledger`] of what is open and asked for, against which every answer is checked before memory
+//! `Ledger` of what is open and asked for, against which every answer is checked before memory
 //! is set aside for it. Dropping the responses ends the session; dropping the requests ends it
 //! once everything asked for has come.
 
