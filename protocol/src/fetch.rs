@@ -2,69 +2,46 @@
 //!
 //! [`Fetch`] is a state machine without I/O. Events go in by `handle_*`, each with the time;
 //! [`Fetch::poll_action`] gives what the driver shall do, [`Fetch::poll_timeout`] when it wants to
-//! be woken. The driver decodes, checks a piece against the piece list ([`Fetch::list`]) and
-//! hashes the nar in order; the machine only hears the verdicts.
+//! be woken. The driver decodes, checks a piece against the list that its giver showed and hashes
+//! the nar in order; the machine only hears the verdicts.
 //!
 //! ```text
-//!  peers ──► Open ──► Opened (piece list, first pieces) ──► windows of pieces ──┐
-//!    │         └── frozen, lost, lying: its pieces are asked of another         ├─► hashed ─► Done
-//!  upstream ──────► a sequential stream from the head, when the swarm is late ──┘      └──► Failed
+//!  peers ──► Open ──► Opened (piece list, what it holds) ──► windows of pieces ──┐
+//!    │         └── frozen, lost, lying: its pieces are asked of another          ├─► hashed ─► Done
+//!  upstream ──────► a sequential stream from the head, when the swarm is late ───┘      └──► Failed
 //! ```
 //!
-//! Pieces are asked for in order, so that the reader can follow; while upstream streams from the
-//! head, peers work from the tail. Guix signs only the whole nar, so a piece list is a hint: when
-//! the nar's hash comes out wrong, everyone who showed that list is condemned.
+//! - `choose`: which pieces to ask a peer for: in order for the reader, rarest first in a crowd,
+//!   from the tail while upstream streams from the head.
+//! - `steal`: taking work from the slow, and the end game.
+//! - `trust`: which piece list to go by, whose word counts, what may reach the reader.
+//! - `upstream`: when upstream joins, and when it may leave.
+//! - `decide`: who is opened, who has frozen, when there is nobody left.
 
 mod action;
+mod choose;
 mod decide;
+mod meter;
+mod pieces;
 mod source;
+mod steal;
 #[cfg(test)]
 mod tests;
+mod trust;
+mod upstream;
 
-pub use action::{Action, Failure, Fault, SourceId, UpstreamMode};
+pub use action::{Action, Failure, Fault, FetchConfig, PeerHint, SourceId, Time, UpstreamMode};
 
-use crate::hash::{NarHash, Root};
+use crate::hash::{NarHash, PieceHash, Root};
 use crate::limits;
 use crate::piece::{PieceLayout, PieceList};
+use crate::piece_set::PieceSet;
+use meter::Meter;
+use pieces::Pieces;
 use source::{Source, Stage};
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Add;
-use std::time::Duration;
-
-/// A moment on the driver's clock, counted from any fixed start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct Time(pub Duration);
-
-impl Time {
-    /// How long ago `earlier` was; nothing when it lies ahead.
-    #[must_use]
-    pub fn since(self, earlier: Self) -> Duration {
-        self.0.saturating_sub(earlier.0)
-    }
-}
-
-impl Add<Duration> for Time {
-    type Output = Self;
-    fn add(self, wait: Duration) -> Self {
-        Self(self.0.saturating_add(wait))
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Piece {
-    Missing,
-    Asked,
-    Held,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Upstream {
-    /// Not to be asked: none, not allowed, or given up.
-    Out,
-    /// May be started.
-    Ready,
-    Running,
-}
+use std::sync::Arc;
+use upstream::Upstream;
 
 /// The state of one fetch.
 #[derive(Debug)]
@@ -72,20 +49,33 @@ pub struct Fetch {
     nar_hash: NarHash,
     layout: PieceLayout,
     mode: UpstreamMode,
+    seed: u64,
     started: Time,
-    pieces: Vec<Piece>,
-    held: u32,
-    /// Every piece before it is asked for or held.
-    head: u32,
+    pieces: Pieces,
+    /// The hash of held pieces that no piece list covers: of upstream, or of an earlier attempt.
+    uncovered: BTreeMap<u32, PieceHash>,
+    /// What the reader wants next.
+    reader: u32,
+    /// The first piece that the reader has not been given anything of.
+    delivered: u32,
     /// Nothing at or beyond it is asked for, so that a reader without a disk behind it is not
     /// overrun.
     horizon: u32,
     sources: BTreeMap<SourceId, Source>,
-    list: Option<(Root, PieceList)>,
+    list: Option<(Root, Arc<PieceList>)>,
+    list_since: Time,
+    believed: Vec<Root>,
     condemned: Vec<Root>,
     upstream: Upstream,
-    upstream_tries: u32,
-    upstream_used: bool,
+    /// What all peers together give.
+    swarm: Meter,
+    /// Since when peers give without a break; meaningless while they don't.
+    gives_since: Time,
+    /// Since when peers give nothing; meaningless while they do.
+    swarmless_since: Time,
+    gave: bool,
+    /// Pieces that were asked for twice on purpose.
+    doubled: u32,
     /// Discovery has said that it knows nobody else for now.
     discovery_done: bool,
     /// Since when there has been nobody to ask.
@@ -95,55 +85,58 @@ pub struct Fetch {
 }
 
 impl Fetch {
-    /// Begins to fetch the nar of this hash and (signed) layout.
-    ///
-    /// `upstream` says whether there is one that may have it; roots in `condemned` are not used.
+    /// Begins to fetch a nar.
     #[must_use]
-    pub fn new(
-        nar_hash: NarHash,
-        layout: PieceLayout,
-        mode: UpstreamMode,
-        upstream: bool,
-        condemned: Vec<Root>,
-        now: Time,
-    ) -> Self {
-        let allowed = upstream && mode != UpstreamMode::SwarmOnly;
+    pub fn new(config: FetchConfig, now: Time) -> Self {
+        let upstream = Upstream::new(&config, now);
         let mut fetch = Self {
-            nar_hash,
-            layout,
-            mode,
+            nar_hash: config.nar_hash,
+            layout: config.layout,
+            mode: config.mode,
+            seed: config.seed,
             started: now,
-            pieces: vec![Piece::Missing; layout.piece_count() as usize],
-            held: 0,
-            head: 0,
+            pieces: Pieces::new(config.layout.piece_count()),
+            uncovered: BTreeMap::new(),
+            reader: 0,
+            delivered: 0,
             horizon: u32::MAX,
             sources: BTreeMap::new(),
             list: None,
-            condemned,
-            upstream: if allowed { Upstream::Ready } else { Upstream::Out },
-            upstream_tries: 0,
-            upstream_used: false,
-            discovery_done: mode == UpstreamMode::UpstreamOnly,
+            list_since: now,
+            believed: config.believed,
+            condemned: config.condemned,
+            upstream,
+            swarm: Meter::new(now),
+            gives_since: now,
+            swarmless_since: now,
+            gave: false,
+            doubled: 0,
+            discovery_done: config.mode == UpstreamMode::UpstreamOnly,
             alone_since: Some(now),
             actions: VecDeque::new(),
             ended: false,
         };
-        if matches!(mode, UpstreamMode::Race | UpstreamMode::UpstreamOnly) {
-            fetch.start_upstream();
+        for (index, hash) in config.resumed {
+            if fetch.pieces.hold(index) {
+                fetch.uncovered.insert(index, hash);
+            }
+        }
+        if matches!(config.mode, UpstreamMode::Race | UpstreamMode::UpstreamOnly) {
+            fetch.start_upstream(now);
         }
         fetch
     }
 
-    /// The piece list in use, against which peers' pieces are checked.
+    /// The piece list in use, with its root.
     #[must_use]
-    pub fn list(&self) -> Option<&PieceList> {
-        self.list.as_ref().map(|(_, list)| list)
+    pub fn list(&self) -> Option<(Root, &Arc<PieceList>)> {
+        self.list.as_ref().map(|(root, list)| (*root, list))
     }
 
-    /// How many pieces are held.
+    /// Which pieces are held.
     #[must_use]
-    pub fn held(&self) -> u32 {
-        self.held
+    pub fn held(&self) -> &PieceSet {
+        self.pieces.held()
     }
 
     /// How many peers give pieces now.
@@ -152,10 +145,16 @@ impl Fetch {
         self.sources.values().filter(|s| s.stage == Stage::Active).count()
     }
 
-    /// Octets a second that peers give now.
+    /// Octets a second that upstream gave, if it was asked for long enough to tell.
     #[must_use]
-    pub fn swarm_rate(&self) -> f64 {
-        self.sources.values().filter(|s| s.stage == Stage::Active).map(Source::rate).sum()
+    pub fn upstream_rate(&self) -> Option<f64> {
+        self.upstream.rate()
+    }
+
+    /// Pieces asked of a source and not yet come.
+    #[must_use]
+    pub fn outstanding(&self, source: SourceId) -> usize {
+        self.sources.get(&source).map_or(0, |s| s.outstanding.len())
     }
 
     /// What to do next, if anything.
@@ -163,36 +162,18 @@ impl Fetch {
         self.actions.pop_front()
     }
 
-    /// When [`Fetch::handle_timeout`] wants to be called.
-    #[must_use]
-    pub fn poll_timeout(&self) -> Option<Time> {
-        if self.ended {
-            return None;
-        }
-        let frozen = self.sources.values().filter_map(Source::freezes_at);
-        let patience = (self.upstream == Upstream::Ready && !self.swarm_gives())
-            .then(|| self.started + limits::UPSTREAM_PATIENCE);
-        let alone = self.alone_since.map(|since| since + limits::NO_SOURCE_PATIENCE);
-        frozen.chain(patience).chain(alone).min()
-    }
-
-    /// A peer is said to hold the nar, under this root if one was named.
-    pub fn handle_peer(
-        &mut self,
-        source: SourceId,
-        root: Option<Root>,
-        latency: Duration,
-        now: Time,
-    ) {
+    /// A peer is said to hold the nar, or part of it.
+    pub fn handle_peer(&mut self, source: SourceId, hint: PeerHint, now: Time) {
         let unwelcome = self.ended
             || self.mode == UpstreamMode::UpstreamOnly
             || self.sources.len() >= limits::MAX_SOURCES
             || self.sources.contains_key(&source);
-        if unwelcome || root.is_some_and(|root| self.condemned.contains(&root)) {
+        if unwelcome || hint.root.is_some_and(|root| self.condemned.contains(&root)) {
             self.actions.push_back(Action::Drop { source, fault: None });
             return;
         }
-        self.sources.insert(source, Source::new(root, latency, now));
+        self.sources.insert(source, Source::new(hint, self.layout.piece_count(), now));
+        self.reconsider_list(now);
         self.schedule(now);
     }
 
@@ -202,10 +183,20 @@ impl Fetch {
         self.schedule(now);
     }
 
-    /// A peer has shown its piece list.
-    pub fn handle_opened(&mut self, source: SourceId, root: Root, list: PieceList, now: Time) {
+    /// A peer has shown its piece list, and what it can give.
+    pub fn handle_opened(
+        &mut self,
+        source: SourceId,
+        root: Root,
+        list: Arc<PieceList>,
+        held: PieceSet,
+        now: Time,
+    ) {
         let Some(entry) = self.sources.get_mut(&source).filter(|_| !self.ended) else { return };
-        let sound = list.layout() == self.layout
+        let first_time = matches!(entry.stage, Stage::Opening | Stage::Frozen);
+        let sound = first_time
+            && list.layout() == self.layout
+            && held.count() == self.layout.piece_count()
             && list.root(&self.nar_hash) == root
             && entry.root.is_none_or(|promised| promised == root);
         if !sound {
@@ -215,21 +206,51 @@ impl Fetch {
             return self.drop_source(source, None, now);
         }
         entry.root = Some(root);
+        entry.complete = held.is_all();
+        entry.have = held;
+        entry.list = Some(list);
+        entry.opened = true;
         entry.moved(0, self.layout.piece_size(), now);
-        match &self.list {
-            Some((used, _)) if *used != root => {
-                entry.stage = Stage::Reserve;
-                self.release(source);
+        self.join(source, now);
+        self.schedule(now);
+    }
+
+    /// A peer has got more pieces; no ranges mean that it is there, and has others to serve first.
+    pub fn handle_have(&mut self, source: SourceId, ranges: &[(u32, u32)], now: Time) {
+        self.touch(source, now);
+        let Some(entry) = self.sources.get_mut(&source) else { return };
+        for index in ranges.iter().flat_map(|&(first, count)| first..first.saturating_add(count)) {
+            if entry.have.insert(index) && entry.stage == Stage::Active {
+                self.pieces.gain_one(index);
             }
-            _ => {
-                entry.stage = Stage::Active;
-                self.list.get_or_insert((root, list));
-            }
+        }
+        if !ranges.is_empty() {
+            self.swap_common_for_rare(now);
         }
         self.schedule(now);
     }
 
-    /// A peer doesn't have the nar after all, is busy, or is gone.
+    /// A peer doesn't hold a piece that it was asked for.
+    pub fn handle_missing(&mut self, source: SourceId, index: u32, now: Time) {
+        self.touch(source, now);
+        let Some(entry) = self.sources.get_mut(&source) else { return };
+        if entry.have.remove(index) && entry.stage == Stage::Active {
+            self.pieces.forgo_one(index);
+        }
+        let entry = self.sources.get_mut(&source).expect("looked up above");
+        entry.complete = false;
+        if entry.outstanding.remove(&index).is_some() {
+            self.pieces.release(index);
+        }
+        self.schedule(now);
+    }
+
+    /// A peer doesn't have the nar after all, or (`busy`) no room for another reader.
+    pub fn handle_refused(&mut self, source: SourceId, _busy: bool, now: Time) {
+        self.handle_source_lost(source, None, now);
+    }
+
+    /// A peer is gone.
     pub fn handle_source_lost(&mut self, source: SourceId, fault: Option<Fault>, now: Time) {
         if self.sources.contains_key(&source) {
             self.drop_source(source, fault, now);
@@ -237,55 +258,90 @@ impl Fetch {
     }
 
     /// Octets of a piece are coming in, though it isn't whole yet.
-    pub fn handle_progress(&mut self, source: SourceId, now: Time) {
-        if let Some(entry) = self.sources.get_mut(&source) {
-            entry.last_progress = now;
-            if entry.stage == Stage::Frozen {
-                entry.stage = Stage::Active;
-            }
+    pub fn handle_progress(&mut self, source: SourceId, bytes: u64, now: Time) {
+        if bytes > 0 {
+            self.touch(source, now);
         }
     }
 
-    /// A peer's piece matched its piece list. Says whether it is new and wanted: what a peer with
-    /// another list gives, or one that was dropped, is not.
+    /// A peer's piece matched the piece list that this peer showed. Says whether it is new and
+    /// wanted: what a peer with another list gives, or one that was dropped, is not.
     pub fn handle_piece(&mut self, source: SourceId, index: u32, now: Time) -> bool {
         let bytes = self.layout.piece_len(index) as u64;
+        self.touch(source, now);
         let Some(entry) = self.sources.get_mut(&source) else { return false };
-        entry.outstanding.remove(&index);
-        if !matches!(entry.stage, Stage::Active | Stage::Frozen) {
+        let asked = entry.outstanding.remove(&index).is_some();
+        let counted = asked && entry.stage == Stage::Active;
+        entry.given = entry.given.saturating_add(1);
+        entry.moved(bytes, self.layout.piece_size(), now);
+        if counted {
+            self.pieces.release(index);
+        }
+        if entry.stage != Stage::Active {
             return false;
         }
-        entry.stage = Stage::Active;
-        entry.moved(bytes, self.layout.piece_size(), now);
-        let new = self.hold(index);
+        self.swarm.add(bytes, now);
+        let new = self.pieces.hold(index);
+        if new {
+            self.cancel_elsewhere(index);
+        }
         self.schedule(now);
         new
     }
 
-    /// A peer's piece didn't match the piece list.
-    pub fn handle_bad_piece(&mut self, source: SourceId, now: Time) {
+    /// A peer's piece didn't match the piece list that this peer showed.
+    pub fn handle_bad_piece(&mut self, source: SourceId, _index: u32, now: Time) {
         self.handle_source_lost(source, Some(Fault::BadPiece), now);
     }
 
-    /// Upstream gave a piece, which didn't contradict the piece list. Says whether it is new.
-    pub fn handle_upstream_piece(&mut self, index: u32, now: Time) -> bool {
-        let new = self.hold(index);
-        self.upstream_used |= new;
-        self.schedule(now);
-        new
+    /// Somebody who is believed vouches for a root.
+    pub fn handle_voucher(&mut self, root: Root, now: Time) {
+        if !self.believed.contains(&root) {
+            self.believed.push(root);
+            self.reconsider_list(now);
+            self.schedule(now);
+        }
     }
 
-    /// Upstream gave another piece than the piece list demands.
-    pub fn handle_contradiction(&mut self) {
-        let root = self.list.as_ref().map(|(root, _)| *root);
-        self.fail(Failure::Contradiction { root });
+    /// Octets of upstream's stream have come.
+    pub fn handle_upstream_progress(&mut self, bytes: u64, now: Time) {
+        self.upstream.moved(bytes, now);
+    }
+
+    /// Upstream gave a piece of this hash. Says whether it is new and wanted.
+    pub fn handle_upstream_piece(&mut self, index: u32, hash: PieceHash, now: Time) -> bool {
+        if self.ended {
+            return false;
+        }
+        if let Some((root, list)) = &self.list
+            && list.hashes().get(index as usize) != Some(&hash)
+        {
+            let failure = Failure::Contradiction { root: Some(*root) };
+            self.fail(failure);
+            return false;
+        }
+        let new = self.pieces.hold(index);
+        if new {
+            self.upstream.used = true;
+            self.cancel_elsewhere(index);
+            if self.list.is_none() {
+                self.uncovered.insert(index, hash);
+            }
+        }
+        self.schedule(now);
+        new
     }
 
     /// Upstream's stream ended: well when everything came, else early.
     pub fn handle_upstream_ended(&mut self, now: Time) {
-        if self.upstream == Upstream::Running {
-            let again = self.upstream_tries < limits::UPSTREAM_TRIES;
-            self.upstream = if again { Upstream::Ready } else { Upstream::Out };
+        self.upstream.ended();
+        self.schedule(now);
+    }
+
+    /// The reader wants octets of piece `reader` next, and has been given everything before.
+    pub fn handle_reader(&mut self, reader: u32, now: Time) {
+        self.delivered = self.delivered.max(reader);
+        if std::mem::replace(&mut self.reader, reader) != reader {
             self.schedule(now);
         }
     }
@@ -293,53 +349,27 @@ impl Fetch {
     /// The reader has come to piece `reader`; at most `ahead` pieces may be fetched beyond it.
     pub fn handle_horizon(&mut self, reader: u32, ahead: u32, now: Time) {
         self.horizon = reader.saturating_add(ahead);
-        self.head = self.head.min(reader);
+        self.reader = reader;
         self.schedule(now);
     }
 
     /// The whole nar has been hashed.
-    pub fn handle_nar_hash(&mut self, found: &NarHash) {
-        if self.ended {
+    pub fn handle_nar_hash(&mut self, found: &NarHash, now: Time) {
+        if self.ended || !self.pieces.is_complete() {
             return;
         }
         if *found == self.nar_hash {
             self.finish(Action::Done);
-            return;
+        } else {
+            self.handle_mismatch(now);
         }
-        let root = self.list.as_ref().map(|(root, _)| *root);
-        if root.is_some() {
-            // Honest peers share only what they have hashed as a whole, so whoever shows this
-            // root lies.
-            for (&source, _) in self.sources.iter().filter(|(_, s)| s.root == root) {
-                let fault = Some(Fault::FalseRoot);
-                self.actions.push_back(Action::Drop { source, fault });
-            }
-            self.sources.retain(|_, s| s.root != root);
-        }
-        self.fail(Failure::Mismatch { root, upstream: self.upstream_used });
     }
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Time) {
-        if self.ended {
-            return;
+        if !self.ended {
+            self.thaw_or_freeze(now);
+            self.schedule(now);
         }
-        let due: Vec<_> = self
-            .sources
-            .iter()
-            .filter(|(_, s)| s.freezes_at().is_some_and(|at| at <= now))
-            .map(|(&id, s)| (id, s.stage))
-            .collect();
-        for (id, stage) in due {
-            if stage == Stage::Frozen {
-                self.drop_source(id, None, now);
-                continue;
-            }
-            self.release(id);
-            if let Some(source) = self.sources.get_mut(&id) {
-                source.stage = Stage::Frozen;
-            }
-        }
-        self.schedule(now);
     }
 }

@@ -29,16 +29,13 @@ pub const MAX_QUERY_HASHES: usize = 1000;
 /// smallest pieces, enough to keep a fast path busy for the first round trips.
 pub const FIRST_WINDOW_PIECES: u32 = 8;
 
-/// A window never falls below this: one piece travelling, one being sent, and two waiting keep a
-/// slow path full.
-pub const MIN_WINDOW_PIECES: u32 = 4;
+/// A window never falls below this: one piece being sent and one waiting keep a slow path full,
+/// and more would only wait where others could take it.
+pub const MIN_WINDOW_PIECES: u32 = 2;
 
 /// Most that is outstanding at one source. 16 MiB fill 400 MB/s at 40 ms; more would only be
 /// memory.
 pub const MAX_WINDOW_BYTES: u64 = 16 << 20;
-
-/// How long a peer may take to show its piece list before another source is tried beside it.
-pub const OPEN_PATIENCE: std::time::Duration = std::time::Duration::from_millis(700);
 
 /// Silence, with requests outstanding, after which a source counts as frozen and its pieces are
 /// asked of others: within the second that a user may notice.
@@ -47,12 +44,34 @@ pub const FREEZE_AFTER: std::time::Duration = std::time::Duration::from_millis(7
 /// Silence after which a frozen source is given up for this fetch.
 pub const FORGET_FROZEN_AFTER: std::time::Duration = std::time::Duration::from_secs(20);
 
-/// Peers used at once for one nar. Four streams already fill any link seen between two hosts;
-/// further peers are kept in reserve.
-pub const MAX_ACTIVE_PEERS: usize = 4;
+/// Peers used at once for one nar. A crowd of hundreds in which each knows this many at random
+/// is connected whoever leaves, and a piece reaches all of them in three steps.
+pub const MAX_ACTIVE_PEERS: usize = 16;
+
+/// Peers asked for their piece list before one is known: enough that one that is slow and one that
+/// lies don't decide, few enough that small nars don't bother many.
+pub const FIRST_PEERS: usize = 3;
+
+/// So many missing pieces are work for one more peer: less isn't worth opening it.
+pub const PIECES_FOR_A_PEER: u32 = 4;
+
+/// How often a fetch that takes its time may use one more peer than its pieces are work for.
+pub const ANOTHER_PEER_EVERY: std::time::Duration = std::time::Duration::from_millis(300);
 
 /// Peers remembered for one nar, in use or in reserve.
-pub const MAX_SOURCES: usize = 32;
+pub const MAX_SOURCES: usize = 64;
+
+/// Most that is outstanding in all for one nar: what one source may owe, and half as much again,
+/// so that many sources take no more memory than one or two.
+pub const MAX_IN_FLIGHT_BYTES: u64 = 24 << 20;
+
+/// How long a piece list that only one peer has shown waits for the others that were asked, before
+/// what it covers goes to the reader.
+pub const SECOND_OPINION: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// How long a fetch that knows of nobody waits before it asks upstream: a query to the peers that
+/// are connected has mostly been answered before, and the reader must not notice.
+pub const NOBODY_PATIENCE: std::time::Duration = std::time::Duration::from_millis(15);
 
 /// How long the swarm is given before upstream is asked as well.
 pub const UPSTREAM_PATIENCE: std::time::Duration = std::time::Duration::from_millis(300);

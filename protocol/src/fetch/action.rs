@@ -1,6 +1,29 @@
-//! What a fetch tells its driver to do, and the words for it.
+//! What a fetch is told, what it tells its driver to do, and the words for it.
 
-use crate::hash::Root;
+use crate::hash::{NarHash, PieceHash, Root};
+use crate::piece::PieceLayout;
+use std::collections::BTreeMap;
+use std::ops::Add;
+use std::time::Duration;
+
+/// A moment on the driver's clock, counted from any fixed start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Time(pub Duration);
+
+impl Time {
+    /// How long ago `earlier` was; nothing when it lies ahead.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+impl Add<Duration> for Time {
+    type Output = Self;
+    fn add(self, wait: Duration) -> Self {
+        Self(self.0.saturating_add(wait))
+    }
+}
 
 /// Who takes part in a fetch, besides upstream: a peer, by a number of the driver's choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -9,7 +32,8 @@ pub struct SourceId(pub u32);
 /// How swarm and upstream share the work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum UpstreamMode {
-    /// Upstream joins when the swarm has nobody, or is late.
+    /// Upstream joins when the swarm has nobody, or is late or slow, and leaves when the swarm
+    /// suffices.
     #[default]
     SwarmFirst,
     /// Both begin at once.
@@ -18,6 +42,42 @@ pub enum UpstreamMode {
     SwarmOnly,
     /// Peers are never asked.
     UpstreamOnly,
+}
+
+/// What a fetch is to do, and what is known before it begins.
+#[derive(Debug, Clone)]
+pub struct FetchConfig {
+    /// The nar.
+    pub nar_hash: NarHash,
+    /// Its layout, which follows from its signed size.
+    pub layout: PieceLayout,
+    /// How swarm and upstream share the work.
+    pub mode: UpstreamMode,
+    /// Whether there is an upstream that may have it.
+    pub upstream: bool,
+    /// Octets of nar a second that upstream gave lately.
+    pub upstream_rate: Option<f64>,
+    /// Roots that led to another nar.
+    pub condemned: Vec<Root>,
+    /// Roots for which somebody vouches who is believed.
+    pub believed: Vec<Root>,
+    /// Pieces that an earlier attempt has left behind, each with its hash.
+    pub resumed: BTreeMap<u32, PieceHash>,
+    /// Breaks ties, differently on each node.
+    pub seed: u64,
+}
+
+/// What is known of a peer before it has been asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerHint {
+    /// The root that it claims, if it named one.
+    pub root: Option<Root>,
+    /// Round trip to it.
+    pub latency: Duration,
+    /// Which network it is in: agreement counts only between different ones.
+    pub network: u64,
+    /// Whether it says that it has the whole nar.
+    pub complete: bool,
 }
 
 /// What the driver shall do.
@@ -29,11 +89,20 @@ pub enum Action {
         source: SourceId,
         /// First piece.
         first: u32,
+        /// How many; may be none.
+        count: u32,
+    },
+    /// Ask a peer for pieces; the peer may not have answered the opening yet.
+    Request {
+        /// The peer.
+        source: SourceId,
+        /// First piece.
+        first: u32,
         /// How many.
         count: u32,
     },
-    /// Ask a peer for pieces.
-    Request {
+    /// Take back what was asked of a peer; it may come nevertheless.
+    Cancel {
         /// The peer.
         source: SourceId,
         /// First piece.
@@ -55,6 +124,16 @@ pub enum Action {
     },
     /// Upstream's stream is no longer needed.
     StopUpstream,
+    /// A piece that was held is wrong by the piece list used from now on: forget it.
+    Discard {
+        /// The piece.
+        index: u32,
+    },
+    /// A root led to another nar than the signed one: it is not to be used again.
+    Condemn {
+        /// The root.
+        root: Root,
+    },
     /// All pieces are held and hash to the NarHash.
     Done,
     /// The fetch cannot go on.
@@ -88,10 +167,11 @@ pub enum Failure {
         /// Whether upstream's octets were among them.
         upstream: bool,
     },
-    /// Upstream and the swarm gave different octets; one of them is wrong.
-    #[error("upstream and the swarm disagree on the content")]
+    /// Upstream and the swarm gave different octets, or the swarm changed its mind about what the
+    /// reader already has; one of them is wrong.
+    #[error("sources disagree on the content")]
     Contradiction {
-        /// The swarm's root.
+        /// The root that is not used any more.
         root: Option<Root>,
     },
 }

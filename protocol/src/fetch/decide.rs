@@ -1,57 +1,82 @@
-//! What follows from what a fetch knows: whom to ask for what, whether upstream is needed, whether
-//! there is anybody left.
+//! Who is opened, who has frozen, when there is nobody left; and the round in which everything
+//! that follows from an event is decided.
 
+use super::pieces::tie;
 use super::source::{Source, Stage};
-use super::{Action, Failure, Fault, Fetch, Piece, SourceId, Time, Upstream};
+use super::{Action, Failure, Fault, Fetch, SourceId, Time};
 use crate::limits;
+use std::cmp::Reverse;
+
+impl Stage {
+    /// Whether what is asked of it counts as asked.
+    pub(super) fn is_counted(self) -> bool {
+        matches!(self, Self::Opening | Self::Active)
+    }
+}
 
 impl Fetch {
-    pub(super) fn swarm_gives(&self) -> bool {
-        self.sources.values().any(|s| s.stage == Stage::Active)
-    }
-
-    fn complete(&self) -> bool {
-        self.held == self.layout.piece_count()
-    }
-
-    pub(super) fn hold(&mut self, index: u32) -> bool {
-        match self.pieces.get_mut(index as usize) {
-            Some(piece) if *piece != Piece::Held => *piece = Piece::Held,
-            _ => return false,
+    /// When [`Fetch::handle_timeout`] wants to be called.
+    #[must_use]
+    pub fn poll_timeout(&self, now: Time) -> Option<Time> {
+        if self.ended || self.pieces.is_complete() {
+            return None;
         }
-        self.held += 1;
-        true
+        let frozen = self.sources.values().filter_map(Source::freezes_at);
+        let upstream = self.upstream_deadline(now);
+        let alone = self.alone_since.map(|since| since + limits::NO_SOURCE_PATIENCE);
+        frozen.chain(upstream).chain(alone).chain(self.another_peer_deadline(now)).min()
     }
 
-    /// Everything follows from here: who is asked for what, whether upstream is needed, whether
-    /// there is anybody at all.
+    /// Everything follows from here.
     pub(super) fn schedule(&mut self, now: Time) {
-        if self.ended || self.complete() {
+        if self.ended || self.pieces.is_complete() {
             return;
         }
-        self.consider_reserves();
+        self.consider_reserves(now);
         self.open_more(now);
-        let active: Vec<_> = self
-            .sources
-            .iter()
-            .filter(|(_, s)| s.stage == Stage::Active)
-            .map(|(&id, _)| id)
-            .collect();
-        for id in active {
-            self.ask(id, now);
+        for id in self.in_order_of_asking() {
+            self.fill(id, now);
+            self.steal(id, now);
         }
+        self.note_giving(now);
         self.consider_upstream(now);
         self.consider_giving_up(now);
     }
 
-    /// Whether a source may hold the piece list in use.
+    /// Those who are still fetching themselves first, so that those who have everything are asked
+    /// for what only they have; then those who owe least.
+    fn in_order_of_asking(&self) -> Vec<SourceId> {
+        let active = self.sources.iter().filter(|(_, s)| s.stage == Stage::Active);
+        let mut order: Vec<_> = active
+            .map(|(&id, s)| ((!s.is_partial(), s.outstanding.len(), tie(self.seed, id.0)), id))
+            .collect();
+        order.sort_unstable();
+        order.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// Whether peers give, or could if they were asked for more.
+    pub(super) fn swarm_gives(&self) -> bool {
+        let gives = |s: &Source| !s.is_partial() || !s.outstanding.is_empty();
+        self.sources.values().any(|s| s.stage == Stage::Active && gives(s))
+    }
+
+    fn note_giving(&mut self, now: Time) {
+        let gives = self.swarm_gives();
+        if gives != self.gave {
+            self.gave = gives;
+            let since = if gives { &mut self.gives_since } else { &mut self.swarmless_since };
+            *since = now;
+        }
+    }
+
+    /// Whether a source may hold the piece list in use, or one with more support.
     fn fits(&self, source: &Source) -> bool {
-        let used = self.list.as_ref().map(|(root, _)| *root);
-        used.is_none() || source.root.is_none() || source.root == used
+        let Some((used, _)) = self.list else { return true };
+        source.root.is_none_or(|root| root == used || self.is_better(root, used))
     }
 
     /// Whether some peer gives, or may yet give, pieces under the piece list in use.
-    fn has_prospects(&self) -> bool {
+    pub(super) fn has_prospects(&self) -> bool {
         self.sources.values().any(|s| match s.stage {
             Stage::Opening | Stage::Active | Stage::Frozen => true,
             Stage::Idle => self.fits(s),
@@ -59,118 +84,140 @@ impl Fetch {
         })
     }
 
-    /// When all who showed the piece list are gone before anything was taken from them, the peers
-    /// with another list get their turn.
-    fn consider_reserves(&mut self) {
-        if self.held == 0 && !self.has_prospects() {
+    /// When all who showed the piece list are gone, the peers with another list get their turn.
+    fn consider_reserves(&mut self, now: Time) {
+        if self.has_prospects() {
+            return;
+        }
+        if let Some((root, list)) = self.best_reserve() {
+            if self.pieces.held_count() == 0 || !self.is_contradicted(&list) {
+                self.adopt(root, list, now);
+            }
+        } else if self.pieces.held_count() == 0 {
             self.list = None;
-            for source in self.sources.values_mut() {
-                source.stage = Stage::Idle;
-            }
         }
     }
 
-    /// Opens peers up to the number used at once. Only one is opened before a piece list is
-    /// known: its root decides which of the others fit.
+    /// Opens peers up to the number used at once. Before a piece list is known a few are asked
+    /// for theirs, since the first may be slow, or lie; pieces are asked of the first alone.
     fn open_more(&mut self, now: Time) {
-        let used = |s: &Source| matches!(s.stage, Stage::Opening | Stage::Active);
-        let most = if self.list.is_some() { limits::MAX_ACTIVE_PEERS } else { 1 };
-        while self.sources.values().filter(|s| used(s)).count() < most {
-            let startable = |s: &Source| s.stage == Stage::Idle && self.fits(s);
-            let idle = self.sources.iter().find(|(_, s)| startable(s));
-            let Some((&source, _)) = idle else { return };
-            let (first, count) = self.claim(source, now).unwrap_or((0, 0));
-            if let Some(entry) = self.sources.get_mut(&source) {
-                entry.stage = Stage::Opening;
-                entry.last_progress = now;
-            }
-            self.actions.push_back(Action::Open { source, first, count });
+        let most = self.most_used(now);
+        loop {
+            let many = self.sources.values().filter(|s| s.is_busy()).count();
+            let Some(id) = self.next_to_open().filter(|_| many < most) else { return };
+            let with_pieces = self.list.is_some() || many == 0;
+            self.open(id, with_pieces, now);
         }
     }
 
-    fn ask(&mut self, source: SourceId, now: Time) {
-        while let Some((first, count)) = self.claim(source, now) {
-            self.actions.push_back(Action::Request { source, first, count });
-        }
+    /// The most promising of those who were not asked yet.
+    fn next_to_open(&self) -> Option<SourceId> {
+        let startable = self.sources.iter().filter(|(_, s)| s.stage == Stage::Idle && self.fits(s));
+        startable
+            .min_by_key(|(id, s)| (Reverse(s.complete), s.latency(), tie(self.seed, id.0)))
+            .map(|(&id, _)| id)
     }
 
-    /// Takes a run of missing pieces for `source`: the first ones, or the last ones while
-    /// upstream streams from the head.
-    fn claim(&mut self, source: SourceId, now: Time) -> Option<(u32, u32)> {
-        let room = self.sources.get(&source)?.room();
-        let end = self.horizon.min(self.layout.piece_count());
-        let missing = |index: u32| self.pieces[index as usize] == Piece::Missing;
-        if room == 0 {
-            return None;
-        }
-        let run = if self.upstream == Upstream::Running {
-            let last = (self.head..end).rev().find(|&i| missing(i))?;
-            let first = (self.head..=last).rev().take(room as usize).take_while(|&i| missing(i));
-            first.last()?..last + 1
-        } else {
-            self.head = (self.head..end).find(|&i| missing(i)).unwrap_or(end);
-            let count = (self.head..end).take(room as usize).take_while(|&i| missing(i)).count();
-            self.head..self.head + count as u32
-        };
-        if run.is_empty() {
-            return None;
-        }
-        self.pieces[run.start as usize..run.end as usize].fill(Piece::Asked);
-        self.sources.get_mut(&source)?.asked(run.clone(), now);
-        Some((run.start, run.end - run.start))
+    /// How many peers may be used at once: no more than there are pieces for, and one more for
+    /// each stretch of time that the fetch has taken.
+    fn most_used(&self, now: Time) -> usize {
+        let most = if self.list.is_some() { limits::MAX_ACTIVE_PEERS } else { limits::FIRST_PEERS };
+        let work = self.pieces.count().div_ceil(limits::PIECES_FOR_A_PEER);
+        let age = now.since(self.started).as_millis() / limits::ANOTHER_PEER_EVERY.as_millis();
+        most.min(work as usize + age as usize)
     }
 
-    /// Makes what a source owes available to others.
-    pub(super) fn release(&mut self, source: SourceId) {
-        let Some(entry) = self.sources.get(&source) else { return };
-        for &index in &entry.outstanding {
-            let piece = &mut self.pieces[index as usize];
-            if *piece == Piece::Asked {
-                *piece = Piece::Missing;
-                self.head = self.head.min(index);
+    /// When another peer may be opened because the fetch takes long.
+    fn another_peer_deadline(&self, now: Time) -> Option<Time> {
+        self.next_to_open().filter(|_| self.most_used(now) < limits::MAX_ACTIVE_PEERS)?;
+        let age = now.since(self.started).as_millis() / limits::ANOTHER_PEER_EVERY.as_millis();
+        let next = u32::try_from(age + 1).ok()?;
+        Some(self.started + limits::ANOTHER_PEER_EVERY * next)
+    }
+
+    /// Moves a source to another stage, and keeps the books on what is asked and available.
+    pub(super) fn set_stage(&mut self, id: SourceId, stage: Stage) {
+        let Some(source) = self.sources.get_mut(&id) else { return };
+        let old = std::mem::replace(&mut source.stage, stage);
+        if old.is_counted() != stage.is_counted() {
+            for &index in source.outstanding.keys() {
+                if stage.is_counted() {
+                    self.pieces.ask(index);
+                } else {
+                    self.pieces.release(index);
+                }
             }
         }
+        match (old == Stage::Active, stage == Stage::Active) {
+            (false, true) => self.pieces.gain(&source.have),
+            (true, false) => self.pieces.forgo(&source.have),
+            _ => {}
+        }
+    }
+
+    /// A source has moved: one that had frozen is asked again.
+    pub(super) fn touch(&mut self, id: SourceId, now: Time) {
+        let used = self.list.as_ref().map(|(root, _)| *root);
+        let Some(source) = self.sources.get_mut(&id) else { return };
+        source.last_progress = now;
+        if source.stage == Stage::Frozen && source.opened {
+            let stage = if source.root == used { Stage::Active } else { Stage::Reserve };
+            self.set_stage(id, stage);
+        }
+    }
+
+    /// Deals with those who have been silent too long.
+    pub(super) fn thaw_or_freeze(&mut self, now: Time) {
+        let due = self.sources.iter().filter(|(_, s)| s.freezes_at().is_some_and(|at| at <= now));
+        let due: Vec<_> = due.map(|(&id, s)| (id, s.stage)).collect();
+        for (id, stage) in due {
+            match stage {
+                Stage::Frozen => self.drop_source(id, None, now),
+                Stage::Active => self.freeze(id),
+                _ => {
+                    self.set_stage(id, Stage::Frozen);
+                    if let Some(source) = self.sources.get_mut(&id) {
+                        source.last_progress = now;
+                    }
+                }
+            }
+        }
+    }
+
+    /// What a frozen source owes is asked of others. All but the oldest is taken back, so that it
+    /// doesn't come twice when the source moves again; the oldest shows whether it does.
+    fn freeze(&mut self, id: SourceId) {
+        let Some(source) = self.sources.get(&id) else { return };
+        let mut queue: Vec<_> = source.outstanding.iter().map(|(&i, &at)| (at, i)).collect();
+        queue.sort_unstable();
+        for &(_, index) in queue.iter().skip(1) {
+            self.take_back(id, index);
+        }
+        self.set_stage(id, Stage::Frozen);
+    }
+
+    /// Forgets a source.
+    pub(super) fn remove(&mut self, id: SourceId) {
+        // A reserve is not counted anywhere.
+        self.set_stage(id, Stage::Reserve);
+        self.sources.remove(&id);
     }
 
     pub(super) fn drop_source(&mut self, source: SourceId, fault: Option<Fault>, now: Time) {
-        let frozen = self.sources.get(&source).is_some_and(|s| s.stage == Stage::Frozen);
-        if !frozen {
-            // A frozen one's pieces were released when it froze.
-            self.release(source);
-        }
-        self.sources.remove(&source);
+        self.remove(source);
         self.actions.push_back(Action::Drop { source, fault });
         self.schedule(now);
     }
 
-    pub(super) fn start_upstream(&mut self) {
-        self.upstream = Upstream::Running;
-        self.upstream_tries += 1;
-        let held = |p: &&Piece| **p == Piece::Held;
-        let from = self.pieces.iter().take_while(held).count() as u32;
-        self.actions.push_back(Action::StartUpstream { from });
-    }
-
-    fn consider_upstream(&mut self, now: Time) {
-        if self.upstream != Upstream::Ready || self.swarm_gives() {
-            return;
-        }
-        let late = now.since(self.started) >= limits::UPSTREAM_PATIENCE;
-        let nobody = self.discovery_done
-            && !self.sources.values().any(|s| matches!(s.stage, Stage::Opening));
-        if late || nobody {
-            self.start_upstream();
-        }
-    }
-
     fn consider_giving_up(&mut self, now: Time) {
-        let alone = self.upstream != Upstream::Running && !self.has_prospects();
+        let alone = !self.upstream.is_running() && !self.has_prospects();
         if !alone {
             self.alone_since = None;
             return;
         }
         let since = *self.alone_since.get_or_insert(now);
-        if self.discovery_done || now.since(since) >= limits::NO_SOURCE_PATIENCE {
+        let late = now.since(since) >= limits::NO_SOURCE_PATIENCE;
+        if (self.discovery_done && self.upstream.is_out()) || late {
             self.fail(Failure::NoSource);
         }
     }
@@ -183,7 +230,7 @@ impl Fetch {
 
     pub(super) fn finish(&mut self, last: Action) {
         self.ended = true;
-        if self.upstream == Upstream::Running {
+        if self.upstream.is_running() {
             self.actions.push_back(Action::StopUpstream);
         }
         for &source in self.sources.keys() {

@@ -1,9 +1,13 @@
-//! What is known of one peer during one fetch: its window, its pace, whether it has frozen.
+//! What is known of one peer during one fetch: what it holds, its window, its pace, whether it has
+//! frozen.
 
-use super::Time;
+use super::{PeerHint, Time};
 use crate::hash::Root;
 use crate::limits;
-use std::collections::BTreeSet;
+use crate::piece::PieceList;
+use crate::piece_set::PieceSet;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How far a peer has come within a fetch.
@@ -28,10 +32,22 @@ pub(super) struct Source {
     pub stage: Stage,
     /// The root it promised, or later showed.
     pub root: Option<Root>,
-    /// Pieces asked for and not yet come.
-    pub outstanding: BTreeSet<u32>,
+    /// The list it showed, while that isn't the one in use.
+    pub list: Option<Arc<PieceList>>,
+    /// Which network it is in, for votes.
+    pub network: u64,
+    /// Whether it says that it has the whole nar, and so has hashed it.
+    pub complete: bool,
+    /// What it can give.
+    pub have: PieceSet,
+    /// Pieces asked for and not yet come, with the time of asking.
+    pub outstanding: BTreeMap<u32, Time>,
     /// Since when it owes us something, or when it last moved.
     pub last_progress: Time,
+    /// Whether it has shown its piece list.
+    pub opened: bool,
+    /// When it was asked for it.
+    pub opened_at: Time,
     /// When it first had nothing outstanding to something outstanding; for round trips.
     asked_at: Option<Time>,
     /// Shortest time from a request to an answer.
@@ -42,6 +58,8 @@ pub(super) struct Source {
     rate_bytes: u64,
     /// Pieces that may be outstanding at once.
     window: u32,
+    /// Good pieces that it gave.
+    pub given: u32,
 }
 
 /// Shortest stretch over which a rate is measured: shorter ones measure the scheduler.
@@ -49,20 +67,34 @@ const RATE_STRETCH: Duration = Duration::from_millis(20);
 /// Weight of the newest rate sample: follows a change within a few stretches without chasing
 /// single bursts.
 const RATE_GAIN: f64 = 0.4;
+/// What the first round trip is expected to take at least, in openings of peers that are near:
+/// their disk and processor take this much when busy.
+const OPENING_SLACK: Duration = Duration::from_millis(50);
 
 impl Source {
-    pub fn new(root: Option<Root>, latency: Duration, now: Time) -> Self {
+    pub fn new(hint: PeerHint, piece_count: u32, now: Time) -> Self {
         Self {
             stage: Stage::Idle,
-            root,
-            outstanding: BTreeSet::new(),
+            root: hint.root,
+            list: None,
+            network: hint.network,
+            complete: hint.complete,
+            have: if hint.complete {
+                PieceSet::all(piece_count)
+            } else {
+                PieceSet::none(piece_count)
+            },
+            outstanding: BTreeMap::new(),
             last_progress: now,
+            opened: false,
+            opened_at: now,
             asked_at: None,
-            min_latency: latency.max(Duration::from_millis(1)),
+            min_latency: hint.latency.max(Duration::from_millis(1)),
             rate: 0.0,
             rate_from: now,
             rate_bytes: 0,
             window: limits::FIRST_WINDOW_PIECES,
+            given: 0,
         }
     }
 
@@ -77,14 +109,14 @@ impl Source {
         }
     }
 
-    pub fn asked(&mut self, pieces: impl Iterator<Item = u32>, now: Time) {
+    pub fn asked(&mut self, index: u32, now: Time) {
         if self.outstanding.is_empty() {
             self.last_progress = now;
             self.asked_at = Some(now);
             self.rate_from = now;
             self.rate_bytes = 0;
         }
-        self.outstanding.extend(pieces);
+        self.outstanding.insert(index, now);
     }
 
     /// Octets came. The window follows twice bandwidth × delay: as long as the window is what
@@ -98,7 +130,7 @@ impl Source {
         }
         self.rate_bytes += bytes;
         let stretch = now.since(self.rate_from);
-        if stretch < RATE_STRETCH {
+        if stretch < RATE_STRETCH || self.rate_bytes == 0 {
             return;
         }
         let sample = self.rate_bytes as f64 / stretch.as_secs_f64();
@@ -116,7 +148,7 @@ impl Source {
     /// When this source counts as frozen if nothing comes; `None` when it owes nothing.
     pub fn freezes_at(&self) -> Option<Time> {
         match self.stage {
-            Stage::Opening => Some(self.last_progress + limits::OPEN_PATIENCE),
+            Stage::Opening => Some(self.opened_at + self.patience()),
             Stage::Active if !self.outstanding.is_empty() => {
                 Some(self.last_progress + limits::FREEZE_AFTER)
             }
@@ -125,8 +157,38 @@ impl Source {
         }
     }
 
-    /// Octets a second, for choosing between sources and for reports.
-    pub fn rate(&self) -> f64 {
-        self.rate
+    /// How long its first piece may take before another way is tried beside it.
+    pub fn patience(&self) -> Duration {
+        // Opening may need a connection: three round trips, of which `min_latency` is one.
+        (self.min_latency * 3 + OPENING_SLACK).min(limits::UPSTREAM_PATIENCE)
+    }
+
+    /// Its shortest time from a request to an answer, so far.
+    pub fn latency(&self) -> Duration {
+        self.min_latency
+    }
+
+    /// Whether it gives pieces of a nar that it doesn't have all of.
+    pub fn is_partial(&self) -> bool {
+        !self.have.is_all()
+    }
+
+    /// Whether it counts among those in use: not while it is still fetching itself and has
+    /// nothing to give.
+    pub fn is_busy(&self) -> bool {
+        match self.stage {
+            Stage::Opening => true,
+            Stage::Active => !self.is_partial() || !self.outstanding.is_empty(),
+            _ => false,
+        }
+    }
+
+    /// How long until it will have given `pieces` pieces of `piece_size` octets; `None` when it
+    /// has given nothing yet, so that nobody knows.
+    pub fn eta(&self, pieces: usize, piece_size: u64) -> Option<Duration> {
+        let seconds = pieces as f64 * piece_size as f64 / self.rate;
+        // A year stands for never, and keeps the arithmetic finite.
+        (self.rate > 0.0)
+            .then(|| self.min_latency + Duration::from_secs_f64(seconds.min(365.0 * 86400.0)))
     }
 }

@@ -1,12 +1,18 @@
 //! Fetches played through by hand: peers that give, freeze, lie and vanish, and upstream.
 
+mod crowd;
+mod lies;
+mod upstream;
+
 use super::*;
 use crate::hash::PieceHash;
 use crate::piece::hash_piece;
+use std::time::Duration;
 
 const NAR: NarHash = NarHash([7; 32]);
 const A: SourceId = SourceId(1);
 const B: SourceId = SourceId(2);
+const C: SourceId = SourceId(3);
 
 fn at(millis: u64) -> Time {
     Time(Duration::from_millis(millis))
@@ -16,37 +22,54 @@ fn layout(pieces: u64) -> PieceLayout {
     PieceLayout::new(pieces * limits::MIN_PIECE_BYTES).expect("layout")
 }
 
-fn list(pieces: u64, tag: u8) -> (Root, PieceList) {
+fn list(pieces: u64, tag: u8) -> (Root, Arc<PieceList>) {
     let hashes: Vec<PieceHash> = (0..pieces).map(|i| hash_piece(&[tag, i as u8])).collect();
     let list = PieceList::new(layout(pieces), hashes).expect("list");
-    (list.root(&NAR), list)
+    (list.root(&NAR), Arc::new(list))
+}
+
+fn config(pieces: u64, mode: UpstreamMode, upstream: bool) -> FetchConfig {
+    FetchConfig {
+        nar_hash: NAR,
+        layout: layout(pieces),
+        mode,
+        upstream,
+        upstream_rate: None,
+        condemned: vec![],
+        believed: vec![],
+        resumed: BTreeMap::new(),
+        seed: 1,
+    }
 }
 
 fn fetch(pieces: u64, mode: UpstreamMode, upstream: bool) -> Fetch {
-    Fetch::new(NAR, layout(pieces), mode, upstream, vec![], at(0))
+    Fetch::new(config(pieces, mode, upstream), at(0))
+}
+
+fn near(root: Option<Root>) -> PeerHint {
+    PeerHint { root, latency: Duration::from_millis(1), network: 0, complete: true }
 }
 
 fn actions(fetch: &mut Fetch) -> Vec<Action> {
     std::iter::from_fn(|| fetch.poll_action()).collect()
 }
 
+/// The pieces that `source` is asked for in `actions`, in order.
+fn asked(actions: &[Action], source: SourceId) -> Vec<u32> {
+    let ranges = actions.iter().filter_map(|action| match *action {
+        Action::Open { source: s, first, count } | Action::Request { source: s, first, count } => {
+            (s == source).then_some(first..first + count)
+        }
+        _ => None,
+    });
+    ranges.flatten().collect()
+}
+
 /// Answers every request of `source` at once until it asks for nothing more.
 fn serve(fetch: &mut Fetch, source: SourceId, now: Time) -> u32 {
     let mut given = 0;
     loop {
-        let wanted: Vec<_> = actions(fetch)
-            .into_iter()
-            .filter_map(|a| match a {
-                Action::Open { source: s, first, count }
-                | Action::Request { source: s, first, count }
-                    if s == source =>
-                {
-                    Some(first..first + count)
-                }
-                _ => None,
-            })
-            .flatten()
-            .collect();
+        let wanted = asked(&actions(fetch), source);
         if wanted.is_empty() {
             return given;
         }
@@ -56,121 +79,97 @@ fn serve(fetch: &mut Fetch, source: SourceId, now: Time) -> u32 {
     }
 }
 
+/// A peer that holds everything comes and shows its list; what it is asked for is returned.
+fn opened(
+    fetch: &mut Fetch,
+    source: SourceId,
+    list: &(Root, Arc<PieceList>),
+    now: Time,
+) -> Vec<u32> {
+    fetch.handle_peer(source, near(Some(list.0)), now);
+    let all = PieceSet::all(list.1.layout().piece_count());
+    fetch.handle_opened(source, list.0, list.1.clone(), all, now);
+    asked(&actions(fetch), source)
+}
+
 #[test]
-fn one_peer_gives_everything_in_order() {
+fn one_peer_gives_everything() {
     let mut fetch = fetch(100, UpstreamMode::SwarmOnly, false);
     let (root, list) = list(100, 0);
-    fetch.handle_peer(A, Some(root), Duration::from_millis(1), at(0));
-    let count = limits::FIRST_WINDOW_PIECES;
-    assert_eq!(actions(&mut fetch), [Action::Open { source: A, first: 0, count }]);
-    fetch.handle_opened(A, root, list, at(1));
-    for index in 0..count {
+    fetch.handle_peer(A, near(Some(root)), at(0));
+    let first = actions(&mut fetch);
+    assert!(matches!(first[0], Action::Open { source: A, first: 0, .. }), "{first:?}");
+    let first = asked(&first, A);
+    assert_eq!(first.len() as u32, limits::FIRST_WINDOW_PIECES);
+    fetch.handle_opened(A, root, list, PieceSet::all(100), at(1));
+    for &index in &first {
         assert!(fetch.handle_piece(A, index, at(2)));
     }
-    assert_eq!(serve(&mut fetch, A, at(3)), 100 - count);
-    fetch.handle_nar_hash(&NAR);
+    assert_eq!(serve(&mut fetch, A, at(3)), 100 - first.len() as u32);
+    fetch.handle_nar_hash(&NAR, at(4));
     assert_eq!(actions(&mut fetch).last(), Some(&Action::Done));
 }
 
 #[test]
 fn a_frozen_peer_is_replaced_within_a_second_and_its_late_pieces_are_no_harm() {
-    let mut fetch = fetch(20, UpstreamMode::SwarmOnly, false);
-    let (root, list) = list(20, 0);
-    fetch.handle_peer(A, Some(root), Duration::from_millis(1), at(0));
-    fetch.handle_opened(A, root, list.clone(), at(1));
-    actions(&mut fetch);
-    fetch.handle_peer(B, Some(root), Duration::from_millis(1), at(2));
-    fetch.handle_opened(B, root, list, at(3));
-    assert!(serve(&mut fetch, B, at(4)) < 20, "A owes the first ones");
-    let wake = fetch.poll_timeout().expect("a deadline");
-    assert!(wake <= at(1000), "{wake:?}");
-    fetch.handle_timeout(wake);
-    serve(&mut fetch, B, wake);
-    assert_eq!(fetch.held(), 20);
-    assert!(!fetch.handle_piece(A, 0, wake), "not new");
-    fetch.handle_nar_hash(&NAR);
+    let mut fetch = fetch(40, UpstreamMode::SwarmOnly, false);
+    let list = list(40, 0);
+    let owed = opened(&mut fetch, A, &list, at(0));
+    assert!(!owed.is_empty());
+    let mut given = 0;
+    for index in opened(&mut fetch, B, &list, at(3)) {
+        given += u32::from(fetch.handle_piece(B, index, at(4)));
+    }
+    given += serve(&mut fetch, B, at(4));
+    assert!(given < 40, "A owes the first ones");
+    let mut now = at(4);
+    while fetch.held().len() < 40 && now < at(1000) {
+        now = fetch.poll_timeout(now).expect("a deadline");
+        fetch.handle_timeout(now);
+        serve(&mut fetch, B, now);
+    }
+    assert!(fetch.held().is_all(), "after {now:?}");
+    assert!(!fetch.handle_piece(A, owed[0], now), "not new");
+    fetch.handle_nar_hash(&NAR, now);
     assert_eq!(actions(&mut fetch).last(), Some(&Action::Done));
 }
 
 #[test]
-fn upstream_joins_when_nobody_is_known_and_goes_on_where_a_dead_peer_stopped() {
-    let mut nobody = fetch(10, UpstreamMode::SwarmFirst, true);
-    nobody.handle_discovery_done(at(5));
-    assert_eq!(actions(&mut nobody), [Action::StartUpstream { from: 0 }]);
-
-    let mut fetch = fetch(10, UpstreamMode::SwarmFirst, true);
-    let (root, list) = list(10, 0);
-    fetch.handle_peer(A, Some(root), Duration::from_millis(1), at(0));
-    fetch.handle_opened(A, root, list, at(1));
-    for index in 0..3 {
-        fetch.handle_piece(A, index, at(2));
+fn a_peer_that_has_others_to_serve_first_is_not_taken_for_frozen() {
+    let mut fetch = fetch(40, UpstreamMode::SwarmOnly, false);
+    opened(&mut fetch, A, &list(40, 0), at(0));
+    for ms in (0..5000).step_by(300) {
+        fetch.handle_have(A, &[], at(ms));
+        fetch.handle_timeout(at(ms + 299));
     }
-    fetch.handle_discovery_done(at(3));
-    actions(&mut fetch);
-    fetch.handle_source_lost(A, None, at(400));
-    let expected = [Action::Drop { source: A, fault: None }, Action::StartUpstream { from: 3 }];
-    assert_eq!(actions(&mut fetch), expected);
-    for index in 3..10 {
-        assert!(fetch.handle_upstream_piece(index, at(500)));
-    }
-    fetch.handle_nar_hash(&NAR);
-    assert_eq!(actions(&mut fetch), [Action::StopUpstream, Action::Done]);
-}
-
-#[test]
-fn upstream_waits_for_the_swarm_only_so_long() {
-    let mut fetch = fetch(10, UpstreamMode::SwarmFirst, true);
-    fetch.handle_peer(A, None, Duration::from_millis(1), at(0));
-    actions(&mut fetch);
-    assert_eq!(fetch.poll_timeout(), Some(Time(limits::UPSTREAM_PATIENCE)));
-    fetch.handle_timeout(at(299));
     assert_eq!(actions(&mut fetch), []);
-    fetch.handle_timeout(at(300));
-    assert_eq!(actions(&mut fetch), [Action::StartUpstream { from: 0 }]);
-    // The late peer helps from the tail.
-    let (root, list) = list(10, 0);
-    fetch.handle_opened(A, root, list, at(350));
-    for index in 0..limits::FIRST_WINDOW_PIECES {
-        fetch.handle_piece(A, index, at(351));
-    }
-    assert!(actions(&mut fetch).contains(&Action::Request { source: A, first: 8, count: 2 }));
+    assert_eq!(fetch.active_peers(), 1);
 }
 
 #[test]
-fn whoever_shows_a_false_root_is_condemned() {
-    let mut fetch = fetch(4, UpstreamMode::SwarmOnly, false);
-    let (root, list) = list(4, 9);
-    fetch.handle_peer(A, None, Duration::from_millis(1), at(0));
-    fetch.handle_opened(A, root, list, at(1));
-    for index in 0..4 {
-        fetch.handle_piece(A, index, at(2));
-    }
-    actions(&mut fetch);
-    fetch.handle_nar_hash(&NarHash([8; 32]));
-    let expected = [
-        Action::Drop { source: A, fault: Some(Fault::FalseRoot) },
-        Action::Failed(Failure::Mismatch { root: Some(root), upstream: false }),
-    ];
-    assert_eq!(actions(&mut fetch), expected);
-    // The next fetch doesn't believe that root again.
-    let mut next = Fetch::new(NAR, layout(4), UpstreamMode::SwarmOnly, false, vec![root], at(3));
-    next.handle_peer(A, Some(root), Duration::ZERO, at(3));
-    assert_eq!(actions(&mut next), [Action::Drop { source: A, fault: None }]);
+fn a_frozen_peer_that_moves_again_is_asked_again() {
+    let mut fetch = fetch(40, UpstreamMode::SwarmOnly, false);
+    let owed = opened(&mut fetch, A, &list(40, 0), at(0));
+    fetch.handle_timeout(at(800));
+    assert_eq!(fetch.active_peers(), 0);
+    let taken_back =
+        actions(&mut fetch).iter().filter(|a| matches!(a, Action::Cancel { .. })).count();
+    assert_eq!(taken_back, owed.len() - 1, "all but one, by which it shows that it moves");
+    assert!(fetch.handle_piece(A, owed[0], at(3000)));
+    assert!(!asked(&actions(&mut fetch), A).is_empty());
 }
 
 #[test]
 fn lists_that_contradict_themselves_and_bad_pieces_are_faults() {
     let mut fetch = fetch(4, UpstreamMode::SwarmOnly, false);
-    let (root, _) = list(4, 0);
+    let (root, good) = list(4, 0);
     let (_, other) = list(4, 1);
-    fetch.handle_peer(A, Some(root), Duration::ZERO, at(0));
-    fetch.handle_opened(A, root, other, at(1));
+    fetch.handle_peer(A, near(Some(root)), at(0));
+    fetch.handle_opened(A, root, other, PieceSet::all(4), at(1));
     let bad_list = Action::Drop { source: A, fault: Some(Fault::BadList) };
     assert!(actions(&mut fetch).contains(&bad_list));
-    let (root, good) = list(4, 0);
-    fetch.handle_peer(B, Some(root), Duration::ZERO, at(2));
-    fetch.handle_opened(B, root, good, at(3));
-    fetch.handle_bad_piece(B, at(4));
+    let owed = opened(&mut fetch, B, &(root, good), at(2));
+    fetch.handle_bad_piece(B, owed[0], at(4));
     let bad_piece = Action::Drop { source: B, fault: Some(Fault::BadPiece) };
     assert!(actions(&mut fetch).contains(&bad_piece));
 }
@@ -178,59 +177,71 @@ fn lists_that_contradict_themselves_and_bad_pieces_are_faults() {
 #[test]
 fn with_nobody_to_ask_it_fails_and_says_so() {
     let mut fetch = fetch(4, UpstreamMode::SwarmOnly, true);
-    assert_eq!(fetch.poll_timeout(), Some(Time(limits::NO_SOURCE_PATIENCE)));
+    assert_eq!(fetch.poll_timeout(at(0)), Some(Time(limits::NO_SOURCE_PATIENCE)));
     fetch.handle_timeout(Time(limits::NO_SOURCE_PATIENCE));
     assert_eq!(actions(&mut fetch), [Action::Failed(Failure::NoSource)]);
-    assert_eq!(fetch.poll_timeout(), None);
+    assert_eq!(fetch.poll_timeout(at(6000)), None);
 }
 
 #[test]
 fn nothing_beyond_the_horizon_is_asked_for() {
     let mut fetch = fetch(100, UpstreamMode::SwarmOnly, false);
     fetch.handle_horizon(0, 3, at(0));
-    let (root, list) = list(100, 0);
-    fetch.handle_peer(A, Some(root), Duration::ZERO, at(0));
-    fetch.handle_opened(A, root, list, at(1));
-    assert_eq!(actions(&mut fetch), [Action::Open { source: A, first: 0, count: 3 }]);
+    let mut first = opened(&mut fetch, A, &list(100, 0), at(1));
+    first.sort_unstable();
+    assert_eq!(first, [0, 1, 2]);
     for index in 0..3 {
         fetch.handle_piece(A, index, at(2));
     }
     assert_eq!(actions(&mut fetch), []);
     fetch.handle_horizon(2, 3, at(3));
-    assert_eq!(actions(&mut fetch), [Action::Request { source: A, first: 3, count: 2 }]);
+    assert_eq!(asked(&actions(&mut fetch), A), [3, 4]);
 }
 
 #[test]
-fn a_peer_with_another_list_gets_its_turn_when_the_first_is_gone() {
-    let mut fetch = fetch(4, UpstreamMode::SwarmOnly, false);
-    let ((false_root, false_list), (root, good)) = (list(4, 1), list(4, 0));
-    fetch.handle_peer(A, Some(false_root), Duration::ZERO, at(0));
-    fetch.handle_opened(A, false_root, false_list, at(1));
-    fetch.handle_peer(B, Some(root), Duration::ZERO, at(2));
-    fetch.handle_bad_piece(A, at(3));
-    assert!(actions(&mut fetch).contains(&Action::Open { source: B, first: 0, count: 4 }));
-    fetch.handle_opened(B, root, good, at(4));
-    for index in 0..4 {
-        assert!(fetch.handle_piece(B, index, at(5)));
-    }
+fn what_an_earlier_attempt_left_is_not_asked_for_again() {
+    let list = list(10, 0);
+    let mut config = config(10, UpstreamMode::SwarmOnly, false);
+    config.resumed = (0..6).map(|i| (i, list.1.hashes()[i as usize])).collect();
+    // One of them is not what the list says.
+    config.resumed.insert(3, PieceHash([9; 32]));
+    let mut fetch = Fetch::new(config, at(0));
+    assert_eq!(fetch.held().len(), 6);
+    fetch.handle_peer(A, near(Some(list.0)), at(0));
+    fetch.handle_peer(B, PeerHint { network: 1, ..near(Some(list.0)) }, at(0));
+    fetch.handle_opened(A, list.0, list.1.clone(), PieceSet::all(10), at(1));
+    let acted = actions(&mut fetch);
+    assert!(acted.contains(&Action::Discard { index: 3 }), "{acted:?}");
+    let asked = asked(&acted, A);
+    assert!(asked.iter().all(|&i| i >= 6 || i == 3), "{asked:?}");
+    assert!(asked.contains(&3));
 }
 
 #[test]
-fn what_a_peer_with_another_list_gives_is_not_taken() {
-    let mut fetch = fetch(20, UpstreamMode::SwarmOnly, false);
-    let ((root, good), (other_root, other)) = (list(20, 0), list(20, 1));
-    fetch.handle_peer(A, None, Duration::ZERO, at(0));
-    fetch.handle_opened(A, root, good, at(1));
-    fetch.handle_peer(B, None, Duration::ZERO, at(2));
-    let opened = actions(&mut fetch).into_iter().find_map(|action| match action {
-        Action::Open { source: B, first, .. } => Some(first),
-        _ => None,
-    });
-    fetch.handle_opened(B, other_root, other, at(3));
-    assert!(!fetch.handle_piece(B, opened.expect("B is opened"), at(4)));
-    for index in 0..limits::FIRST_WINDOW_PIECES {
-        fetch.handle_piece(A, index, at(5));
+fn a_slow_peers_work_is_taken_by_a_fast_one() {
+    let mut fetch = fetch(40, UpstreamMode::SwarmOnly, false);
+    let list = list(40, 0);
+    let slow = opened(&mut fetch, A, &list, at(0));
+    // A gives one piece in half a second; B everything at once.
+    assert!(fetch.handle_piece(A, slow[0], at(500)));
+    let first = opened(&mut fetch, B, &list, at(501));
+    let mut now = 521;
+    for index in first {
+        fetch.handle_piece(B, index, at(now));
+        now += 1;
     }
-    serve(&mut fetch, A, at(6));
-    assert_eq!(fetch.held(), 20, "what B owed is asked of A");
+    let mut cancelled = 0;
+    while !fetch.held().is_all() && now < 1000 {
+        let actions = actions(&mut fetch);
+        cancelled +=
+            actions.iter().filter(|a| matches!(a, Action::Cancel { source: A, .. })).count();
+        for index in asked(&actions, B) {
+            now += 1;
+            fetch.handle_piece(B, index, at(now));
+        }
+        now += 1;
+        fetch.handle_timeout(at(now));
+    }
+    assert!(fetch.held().is_all(), "{:?} at {now}", fetch.held());
+    assert!(cancelled > 0);
 }

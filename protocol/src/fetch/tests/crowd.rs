@@ -1,0 +1,83 @@
+//! Sources that are themselves still fetching.
+
+use super::*;
+
+fn partial(
+    fetch: &mut Fetch,
+    id: SourceId,
+    list: &(Root, Arc<PieceList>),
+    held: &[u32],
+    now: Time,
+) {
+    let hint = PeerHint { complete: false, ..near(Some(list.0)) };
+    let mut set = PieceSet::none(list.1.layout().piece_count());
+    held.iter().for_each(|&index| assert!(set.insert(index)));
+    fetch.handle_peer(id, hint, now);
+    fetch.handle_opened(id, list.0, list.1.clone(), set, now);
+}
+
+#[test]
+fn a_peer_is_asked_only_for_what_it_has_and_again_when_it_has_more() {
+    let mut fetch = fetch(40, UpstreamMode::SwarmOnly, false);
+    let list = list(40, 0);
+    partial(&mut fetch, A, &list, &[7, 9], at(1));
+    let mut wanted = asked(&actions(&mut fetch), A);
+    wanted.sort_unstable();
+    assert_eq!(wanted, [7, 9]);
+    for index in [7, 9] {
+        assert!(fetch.handle_piece(A, index, at(2)));
+    }
+    assert_eq!(actions(&mut fetch), []);
+    fetch.handle_have(A, &[(20, 2)], at(3));
+    let mut wanted = asked(&actions(&mut fetch), A);
+    wanted.sort_unstable();
+    assert_eq!(wanted, [20, 21]);
+    fetch.handle_missing(A, 20, at(4));
+    assert_eq!(fetch.outstanding(A), 1);
+}
+
+#[test]
+fn members_of_a_crowd_begin_with_different_pieces() {
+    let list = list(200, 0);
+    let firsts: Vec<Vec<u32>> = (0..4)
+        .map(|seed| {
+            let config = FetchConfig { seed, ..config(200, UpstreamMode::SwarmOnly, false) };
+            let mut fetch = Fetch::new(config, at(0));
+            partial(&mut fetch, B, &list, &[], at(0));
+            let mut wanted = opened(&mut fetch, A, &list, at(1));
+            wanted.sort_unstable();
+            wanted
+        })
+        .collect();
+    assert!(firsts.windows(2).all(|pair| pair[0] != pair[1]), "{firsts:?}");
+}
+
+#[test]
+fn what_the_fewest_have_is_asked_for_first() {
+    let mut fetch = fetch(64, UpstreamMode::SwarmOnly, false);
+    let list = list(64, 0);
+    let common: Vec<u32> = (0..60).collect();
+    partial(&mut fetch, B, &list, &common, at(0));
+    partial(&mut fetch, C, &list, &common, at(0));
+    actions(&mut fetch);
+    let wanted = opened(&mut fetch, A, &list, at(1));
+    for index in &wanted {
+        fetch.handle_piece(A, *index, at(2));
+    }
+    let next = [wanted, asked(&actions(&mut fetch), A)].concat();
+    assert!((60..64).all(|rare| next.contains(&rare)), "{next:?}");
+}
+
+#[test]
+fn what_has_come_to_others_is_asked_of_them_and_the_seed_is_asked_for_rare_ones() {
+    let mut fetch = fetch(64, UpstreamMode::SwarmOnly, false);
+    let list = list(64, 0);
+    partial(&mut fetch, B, &list, &[], at(0));
+    let wanted = opened(&mut fetch, A, &list, at(1));
+    let last = *wanted.last().expect("asked for some");
+    fetch.handle_have(B, &[(last, 1)], at(10));
+    let acted = actions(&mut fetch);
+    assert!(acted.contains(&Action::Cancel { source: A, first: last, count: 1 }), "{acted:?}");
+    assert_eq!(asked(&acted, A).len(), 1, "something rarer instead");
+    assert_eq!(asked(&acted, B), [last]);
+}

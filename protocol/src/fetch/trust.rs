@@ -1,0 +1,170 @@
+//! Which piece list to go by, whose word counts, and what may reach the reader.
+//!
+//! Guix signs only the hash of the whole nar, so a piece list is a hint until the end. A root has
+//! the support of those who say that they have the whole nar, counted by network, since one
+//! attacker easily has many addresses in one; somebody who is believed and vouches for it outdoes
+//! them all. The list with most support is used. When it changes, held pieces that the new list
+//! contradicts are forgotten, unless the reader has them already: then the fetch fails, and the
+//! next attempt knows better.
+
+use super::source::Stage;
+use super::{Action, Failure, Fault, Fetch, SourceId, Time};
+use crate::hash::Root;
+use crate::limits;
+use crate::piece::PieceList;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// How much speaks for a root; compared in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Support {
+    vouched: bool,
+    networks: usize,
+    peers: usize,
+}
+
+impl Support {
+    fn is_believed(self) -> bool {
+        self.vouched || self.networks >= 2
+    }
+}
+
+impl Fetch {
+    fn support(&self, root: Root) -> Support {
+        let holders = || self.sources.values().filter(|s| s.root == Some(root) && s.complete);
+        let networks: BTreeSet<u64> = holders().map(|s| s.network).collect();
+        Support {
+            vouched: self.believed.contains(&root),
+            networks: networks.len(),
+            peers: holders().count(),
+        }
+    }
+
+    /// Whether more speaks for `root` than for `used`.
+    pub(super) fn is_better(&self, root: Root, used: Root) -> bool {
+        self.support(root) > self.support(used)
+    }
+
+    /// Whether pieces may go to the reader as they come: while nobody disputes the piece list
+    /// (after a moment for a second opinion), or when it is believed and its rivals are not.
+    #[must_use]
+    pub fn may_deliver(&self, now: Time) -> bool {
+        let Some((used, _)) = self.list else { return true };
+        let support = self.support(used);
+        if support.vouched {
+            return true;
+        }
+        let roots: BTreeSet<Root> = self.sources.values().filter_map(|s| s.root).collect();
+        let mut rivals = roots.into_iter().filter(|&root| root != used).peekable();
+        if rivals.peek().is_some() {
+            let networks = rivals.map(|root| self.support(root).networks).max().unwrap_or(0);
+            return support.is_believed() && support.networks > networks;
+        }
+        let asked = self.sources.values().any(|s| s.stage == Stage::Opening);
+        support.is_believed() || !asked || now >= self.list_since + limits::SECOND_OPINION
+    }
+
+    /// A source has shown its list: it gives from now on, or is held in reserve.
+    pub(super) fn join(&mut self, id: SourceId, now: Time) {
+        let Some(source) = self.sources.get(&id) else { return };
+        let (Some(root), Some(list)) = (source.root, source.list.clone()) else { return };
+        match &self.list {
+            Some((used, _)) if *used == root => self.set_stage(id, Stage::Active),
+            Some(_) => {
+                self.set_stage(id, Stage::Reserve);
+                self.reconsider_list(now);
+            }
+            None if self.is_contradicted(&list) && !self.support(root).is_believed() => {
+                self.set_stage(id, Stage::Reserve);
+            }
+            None => self.adopt(root, list, now),
+        }
+    }
+
+    /// Whether upstream, or an earlier attempt, gave something else than this list says.
+    pub(super) fn is_contradicted(&self, list: &PieceList) -> bool {
+        self.uncovered.iter().any(|(&index, hash)| list.hashes().get(index as usize) != Some(hash))
+    }
+
+    /// Goes by another list if more speaks for it than for the one in use.
+    pub(super) fn reconsider_list(&mut self, now: Time) {
+        let Some((used, _)) = self.list else { return };
+        let support = self.support(used);
+        if let Some((root, list)) = self.best_reserve()
+            && self.support(root) > support
+        {
+            self.adopt(root, list, now);
+        }
+    }
+
+    /// The best supported list that some source has shown and that isn't the one in use.
+    pub(super) fn best_reserve(&self) -> Option<(Root, Arc<PieceList>)> {
+        let used = self.list.as_ref().map(|(root, _)| *root);
+        let shown = self.sources.values().filter_map(|s| Some((s.root?, s.list.clone()?)));
+        shown
+            .filter(|(root, _)| Some(*root) != used && !self.condemned.contains(root))
+            .max_by_key(|(root, _)| self.support(*root))
+    }
+
+    /// Goes by this list from now on.
+    pub(super) fn adopt(&mut self, root: Root, list: Arc<PieceList>, now: Time) {
+        let old = self.list.take();
+        let old_root = old.as_ref().map(|(root, _)| *root);
+        let wrong: Vec<u32> = self
+            .pieces
+            .held()
+            .iter()
+            .filter(|&index| {
+                let uncovered = self.uncovered.get(&index);
+                let covered = old.as_ref().and_then(|(_, old)| old.hashes().get(index as usize));
+                uncovered.or(covered) != list.hashes().get(index as usize)
+            })
+            .collect();
+        if wrong.iter().any(|&index| index < self.delivered) {
+            return self.fail(Failure::Contradiction { root: old_root });
+        }
+        for index in wrong {
+            self.pieces.lose(index);
+            self.actions.push_back(Action::Discard { index });
+        }
+        self.uncovered.clear();
+        self.list = Some((root, list));
+        self.list_since = now;
+        let opened: Vec<_> =
+            self.sources.iter().filter(|(_, s)| s.opened).map(|(&id, s)| (id, s.root)).collect();
+        for (id, shown) in opened {
+            let stage = if shown == Some(root) { Stage::Active } else { Stage::Reserve };
+            self.set_stage(id, stage);
+        }
+    }
+
+    /// The whole nar hashes to something else than the signed hash. Goes on with another list if
+    /// somebody has shown one, else fails.
+    pub(super) fn handle_mismatch(&mut self, now: Time) {
+        let upstream = self.upstream.used;
+        let Some((root, _)) = self.list else {
+            return self.fail(Failure::Mismatch { root: None, upstream });
+        };
+        self.condemned.push(root);
+        self.actions.push_back(Action::Condemn { root });
+        // Who says to have the whole nar has hashed it if he is honest. Who is still fetching may
+        // have been told a lie himself.
+        let liars: Vec<_> = self
+            .sources
+            .iter()
+            .filter(|(_, s)| s.root == Some(root))
+            .map(|(&id, s)| (id, s.complete.then_some(Fault::FalseRoot)))
+            .collect();
+        for (source, fault) in liars {
+            self.remove(source);
+            self.actions.push_back(Action::Drop { source, fault });
+        }
+        if let Some((other, list)) = self.best_reserve() {
+            self.adopt(other, list, now);
+            if !self.ended && !self.pieces.is_complete() {
+                return self.schedule(now);
+            }
+        }
+        self.fail(Failure::Mismatch { root: Some(root), upstream });
+    }
+}
