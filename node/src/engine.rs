@@ -12,6 +12,7 @@ mod announce;
 mod body;
 mod fetch;
 pub mod mirror;
+mod network;
 mod progress;
 mod resolve;
 mod serve;
@@ -26,7 +27,7 @@ use crate::http::{
     NarinfoAnswer, PeerCounts, RequestCounts, StatusReport,
 };
 use crate::metrics::Metrics;
-use crate::net::{Net, NetEvent};
+use crate::net::{Held, Net, NetEvent};
 use crate::store::{HeldNar, PartialNar, Store, StoreError};
 use crate::upstream::Upstreams;
 use arc_swap::ArcSwap;
@@ -35,19 +36,19 @@ use futures::future::BoxFuture;
 use libp2p::PeerId;
 use moka::sync::Cache;
 use narswarm_protocol::acl::Acl;
-use narswarm_protocol::fetch::UpstreamMode;
+use narswarm_protocol::fetch::{PeerHint, UpstreamMode};
 use narswarm_protocol::hash::{NarHash, PieceHash, Root};
 use narswarm_protocol::limits;
 use narswarm_protocol::narinfo::VerifiedNarinfo;
-use narswarm_protocol::piece::{PieceLayout, PieceList};
+use narswarm_protocol::piece::{PieceLayout, PieceList, hash_piece};
 use narswarm_protocol::store_path::{ItemName, StoreHash};
 use parking_lot::Mutex;
 use progress::Progress;
 use resolve::{Known, Pending};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::{broadcast, watch};
 use tracing::{debug, info, warn};
 
@@ -76,6 +77,14 @@ pub struct Engine {
 struct Holder {
     peer: PeerId,
     root: Option<Root>,
+    /// How many pieces it said to hold; fewer than all while it is fetching itself.
+    pieces_held: u32,
+}
+
+impl Holder {
+    fn new(peer: PeerId, held: &Held) -> Self {
+        Self { peer, root: held.root, pieces_held: held.pieces_held }
+    }
 }
 
 struct Inner {
@@ -105,6 +114,10 @@ struct Inner {
     banned: Cache<PeerId, ()>,
     /// Whether some narinfo of a nar is signed by a key of the ACL as it is now.
     public: Cache<NarHash, bool>,
+    /// Octets of nar a second that upstream gave lately.
+    upstream_rate: Mutex<Option<f64>>,
+    /// Breaks ties in fetches, differently on each node.
+    seed: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -164,6 +177,8 @@ impl Engine {
                 .max_capacity(limits::MAX_REMEMBERED)
                 .time_to_live(limits::HOLDER_LIFE)
                 .build(),
+            upstream_rate: Mutex::default(),
+            seed: rand::random(),
         };
         if let Some(upstreams) = &inner.upstreams {
             upstreams.connect_ahead();
@@ -186,7 +201,7 @@ impl Engine {
     /// What this node gives to others.
     #[must_use]
     pub fn responder(&self) -> Arc<dyn crate::net::Responder> {
-        Arc::new(serve::Shared(self.inner.clone()))
+        Arc::new(serve::Sharing(self.inner.clone()))
     }
 
     /// The store, for taking in mirrors.
@@ -276,10 +291,16 @@ impl Inner {
         }
     }
 
-    fn latency_of(&self, peer: &PeerId) -> Duration {
+    /// What the fetch machine is to know of a peer beforehand.
+    fn hint(&self, holder: &Holder, layout: PieceLayout) -> PeerHint {
         let connected = self.net.get().map(Net::connected).unwrap_or_default();
-        let rtt = connected.iter().find(|p| p.peer == *peer).and_then(|p| p.rtt);
-        rtt.unwrap_or(limits::UNKNOWN_LATENCY)
+        let peer = connected.iter().find(|info| info.peer == holder.peer);
+        PeerHint {
+            root: holder.root,
+            latency: peer.and_then(|p| p.rtt).unwrap_or(limits::UNKNOWN_LATENCY),
+            network: network::of(peer.map_or(&[], |p| &p.addresses)),
+            complete: holder.pieces_held >= layout.piece_count(),
+        }
     }
 
     /// The running fetch of a nar, or a new one.
@@ -306,21 +327,32 @@ impl Inner {
         Ok(progress)
     }
 
-    /// A file for the pieces of a fetch, or none when there is no room.
+    /// A file for the pieces of a fetch, or none when there is no room; with the hashes of the
+    /// pieces that an earlier attempt has left in it.
     async fn begin_partial(
         self: &Arc<Self>,
         narinfo: &VerifiedNarinfo,
         layout: PieceLayout,
-    ) -> Option<Arc<PartialNar>> {
+    ) -> (Option<Arc<PartialNar>>, BTreeMap<u32, PieceHash>) {
         let (inner, nar) = (self.clone(), narinfo.nar_hash());
-        let begun = tokio::task::spawn_blocking(move || inner.store.begin(&nar, layout)).await;
-        match begun {
-            Ok(Ok(partial)) => Some(Arc::new(partial)),
+        let begun = tokio::task::spawn_blocking(move || {
+            let partial = inner.store.resume(&nar, layout)?;
+            let resumed = resumed_pieces(&partial, layout);
+            Ok::<_, StoreError>((partial, resumed))
+        });
+        match begun.await {
+            Ok(Ok((partial, resumed))) => {
+                if !resumed.is_empty() {
+                    let pieces = resumed.len();
+                    info!(item = %narinfo.item(), pieces, "going on where an earlier fetch stopped");
+                }
+                (Some(Arc::new(partial)), resumed)
+            }
             Ok(Err(error)) => {
                 warn!(item = %narinfo.item(), "this nar won't be kept: {error}");
-                None
+                (None, BTreeMap::new())
             }
-            Err(_) => None,
+            Err(_) => (None, BTreeMap::new()),
         }
     }
 
@@ -355,6 +387,20 @@ impl Inner {
         let bytes = bytes::Bytes::copy_from_slice(narinfo.original());
         self.store.put_narinfos(&[(narinfo.item().hash(), narinfo.nar_hash(), bytes)])
     }
+}
+
+/// The pieces in a file that an earlier fetch has left, hashed anew; blocking.
+fn resumed_pieces(partial: &PartialNar, layout: PieceLayout) -> BTreeMap<u32, PieceHash> {
+    let mut resumed = BTreeMap::new();
+    for index in (0..layout.piece_count()).filter(|&index| partial.has(index)) {
+        match partial.read_piece(index, layout.piece_len(index)) {
+            Ok(raw) => {
+                resumed.insert(index, hash_piece(&raw));
+            }
+            Err(_) => partial.discard(index),
+        }
+    }
+    resumed
 }
 
 /// Takes a fetch off the books however its task ends.

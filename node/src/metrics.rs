@@ -37,6 +37,9 @@ pub struct Metrics {
 
     /// Bytes of nars and pieces received from peers.
     pub received_from_peers_bytes: Counter,
+    /// Of those, bytes that were of no use: pieces that came twice, or from a source with another
+    /// piece list.
+    pub unneeded_from_peers_bytes: Counter,
     /// Bytes of nars received from upstreams.
     pub received_from_upstream_bytes: Counter,
     /// Bytes of nars and pieces sent to peers.
@@ -160,6 +163,7 @@ impl Metrics {
             nar_first_byte_seconds: latency(),
             nar_aborted: Family::default(),
             received_from_peers_bytes: Counter::default(),
+            unneeded_from_peers_bytes: Counter::default(),
             received_from_upstream_bytes: Counter::default(),
             sent_to_peers_bytes: Counter::default(),
             sent_to_http_bytes: Counter::default(),
@@ -224,6 +228,8 @@ impl Metrics {
             r.register_with_unit(name, help, Unit::Bytes, counter.clone());
         };
         bytes("received_from_peers", "Received from peers", &self.received_from_peers_bytes);
+        let unneeded = &self.unneeded_from_peers_bytes;
+        bytes("unneeded_from_peers", "Received from peers and of no use", unneeded);
         bytes(
             "received_from_upstream",
             "Received from upstreams",

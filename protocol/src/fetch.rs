@@ -151,6 +151,12 @@ impl Fetch {
         self.upstream.rate()
     }
 
+    /// Whether a source is in use or in reserve.
+    #[must_use]
+    pub fn knows(&self, source: SourceId) -> bool {
+        self.sources.contains_key(&source)
+    }
+
     /// Pieces asked of a source and not yet come.
     #[must_use]
     pub fn outstanding(&self, source: SourceId) -> usize {

@@ -79,6 +79,13 @@ pub const UPSTREAM_PATIENCE: std::time::Duration = std::time::Duration::from_mil
 /// How often a failed upstream is tried again within one fetch.
 pub const UPSTREAM_TRIES: u32 = 2;
 
+/// How long a fetch waits before it looks for more peers: members of a crowd that began at the same
+/// moment are then known to have something.
+pub const FIND_AGAIN_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// The longest time between two such looks.
+pub const FIND_AGAIN_AT_MOST: std::time::Duration = std::time::Duration::from_secs(30);
+
 /// How long a fetch with nobody left to ask waits for discovery before it fails.
 pub const NO_SOURCE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 

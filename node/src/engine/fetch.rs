@@ -1,22 +1,24 @@
 //! Performs what the fetch machine decides, for one nar: a thin loop that feeds events in and
 //! carries actions out.
 
-use super::Inner;
 use super::progress::{Cause, Progress};
-use super::sink::{self, SinkEvent};
+use super::sink::{self, SinkEvent, ToSink};
 use super::sources::{self, Decoded, Order, PeerTask};
+use super::{Holder, Inner};
 use crate::metrics::{FetchLabels, FetchOutcome, VerificationKind, VerificationLabels};
 use crate::net::PeerError;
 use crate::store::PartialNar;
 use crate::upstream::UpstreamError;
 use bytes::Bytes;
 use libp2p::PeerId;
-use narswarm_protocol::fetch::{Action, Failure, Fault, Fetch, SourceId, Time};
+use narswarm_protocol::fetch::{Action, Failure, Fault, Fetch, FetchConfig, SourceId, Time};
 use narswarm_protocol::hash::{PieceHash, Root};
 use narswarm_protocol::narinfo::VerifiedNarinfo;
-use narswarm_protocol::piece::{PieceList, hash_piece};
-use std::collections::HashMap;
+use narswarm_protocol::piece::{PieceLayout, PieceList};
+use narswarm_protocol::piece_set::PieceSet;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
@@ -25,13 +27,8 @@ use tracing::{debug, info, warn};
 /// What happens during a fetch.
 #[derive(Debug)]
 pub enum Event {
-    /// A peer is said to hold the nar.
-    Peer {
-        /// Who.
-        peer: PeerId,
-        /// Under which root.
-        root: Option<Root>,
-    },
+    /// A peer is said to hold the nar, or part of it.
+    Peer(Holder),
     /// Nobody else is known for now.
     DiscoveryDone,
     /// A peer showed its piece list.
@@ -41,7 +38,16 @@ pub enum Event {
         /// The root it claims.
         root: Root,
         /// The list.
-        list: PieceList,
+        list: Arc<PieceList>,
+        /// What it can give.
+        held: PieceSet,
+    },
+    /// A peer has got more pieces, or (none) has others to serve first.
+    Have {
+        /// Who.
+        id: SourceId,
+        /// `(first, count)` of each run.
+        ranges: Vec<(u32, u32)>,
     },
     /// A piece that matched the peer's own list.
     Piece {
@@ -56,11 +62,22 @@ pub enum Event {
     BadPiece {
         /// Who gave it.
         id: SourceId,
+        /// Its place.
+        index: u32,
+    },
+    /// A peer doesn't hold a piece.
+    Missing {
+        /// Who.
+        id: SourceId,
+        /// Its place.
+        index: u32,
     },
     /// A peer has nothing for us.
     Refused {
         /// Who.
         id: SourceId,
+        /// Whether only for now.
+        busy: bool,
     },
     /// A peer's session ended.
     PeerLost {
@@ -75,6 +92,8 @@ pub enum Event {
         index: u32,
         /// Its octets.
         raw: Bytes,
+        /// Their hash.
+        hash: PieceHash,
     },
     /// Upstream's stream ended.
     UpstreamEnded {
@@ -89,9 +108,23 @@ const EVENTS: usize = 8;
 struct Session {
     peer: PeerId,
     orders: mpsc::Sender<Order>,
-    moved: Arc<std::sync::atomic::AtomicU64>,
-    seen: u64,
+    moved: Moved,
     _task: AbortOnDropHandle<()>,
+}
+
+/// Octets that have come from a source, whole pieces or not.
+#[derive(Default)]
+struct Moved {
+    total: Arc<AtomicU64>,
+    seen: u64,
+}
+
+impl Moved {
+    /// How many have come since it was last asked.
+    fn since(&mut self) -> u64 {
+        let total = self.total.load(Ordering::Relaxed);
+        total - std::mem::replace(&mut self.seen, total)
+    }
 }
 
 /// The driver of one fetch.
@@ -102,10 +135,13 @@ struct Driver {
     machine: Fetch,
     started: Instant,
     events: mpsc::Sender<Event>,
-    sink: mpsc::Sender<sink::Piece>,
+    sink: mpsc::Sender<ToSink>,
+    /// Everyone met, by the number last given to him.
     peers: HashMap<PeerId, SourceId>,
+    next_source: u32,
     sessions: HashMap<SourceId, Session>,
     upstream: Option<AbortOnDropHandle<()>>,
+    upstream_moved: Moved,
     upstream_error: Option<UpstreamError>,
     from_peers: bool,
     from_upstream: bool,
@@ -113,32 +149,29 @@ struct Driver {
     /// A piece that was held can't be read back; nothing can come of this fetch.
     broken: bool,
     disk: Option<Arc<PartialNar>>,
+    /// The root of the piece list that readers and askers were last told of.
+    list: Option<Root>,
 }
 
 /// Fetches the nar of `narinfo` into `progress` and, where there is room, into the store.
 pub async fn drive(engine: Arc<Inner>, narinfo: VerifiedNarinfo, progress: Arc<Progress>) {
     let layout = progress.layout();
-    let disk = engine.begin_partial(&narinfo, layout).await;
+    let (disk, resumed) = engine.begin_partial(&narinfo, layout).await;
     match &disk {
         Some(disk) => progress.use_disk(disk.clone()),
         None => progress.lose_disk(),
     }
+    resumed.keys().for_each(|&index| progress.resume(index));
     let (events, mut incoming) = mpsc::channel(EVENTS);
     let (sink, pieces) = mpsc::channel(sink::QUEUE);
     let (say, mut said) = mpsc::channel(4);
     {
-        let (disk, progress) = (disk.clone(), progress.clone());
-        tokio::task::spawn_blocking(move || sink::run(layout, disk, progress, pieces, &say));
+        let (disk, progress, resumed) = (disk.clone(), progress.clone(), resumed.clone());
+        tokio::task::spawn_blocking(move || {
+            sink::run(layout, disk, &resumed, progress, pieces, &say);
+        });
     }
-    let nar_hash = narinfo.nar_hash();
-    let machine = Fetch::new(
-        nar_hash,
-        layout,
-        engine.config.upstream_mode,
-        engine.upstreams.is_some() && !engine.bad_upstream.contains_key(&nar_hash),
-        engine.condemned.get(&nar_hash).unwrap_or_default(),
-        Time::default(),
-    );
+    let machine = Fetch::new(engine.fetch_config(&narinfo, layout, resumed), Time::default());
     let discovery = sources::discover(engine.clone(), narinfo.clone(), events.clone());
     let _discovery = AbortOnDropHandle::new(tokio::spawn(discovery));
     let mut driver = Driver {
@@ -150,14 +183,17 @@ pub async fn drive(engine: Arc<Inner>, narinfo: VerifiedNarinfo, progress: Arc<P
         events,
         sink,
         peers: HashMap::new(),
+        next_source: 0,
         sessions: HashMap::new(),
         upstream: None,
+        upstream_moved: Moved::default(),
         upstream_error: None,
         from_peers: false,
         from_upstream: false,
         hashed: None,
         broken: false,
         disk,
+        list: None,
     };
     loop {
         while let Some(action) = driver.machine.poll_action() {
@@ -169,7 +205,7 @@ pub async fn drive(engine: Arc<Inner>, narinfo: VerifiedNarinfo, progress: Arc<P
             driver.progress.fail(Cause::Local);
             return;
         }
-        driver.progress.set_sources(driver.sources());
+        driver.report();
         let wake = driver.wake();
         tokio::select! {
             biased;
@@ -177,6 +213,28 @@ pub async fn drive(engine: Arc<Inner>, narinfo: VerifiedNarinfo, progress: Arc<P
             Some(event) = incoming.recv() => driver.handle(event).await,
             () = driver.progress.readers_moved(), if driver.disk.is_none() => driver.follow_readers(),
             () = tokio::time::sleep_until(wake.into()) => driver.handle_timeout(),
+        }
+    }
+}
+
+impl Inner {
+    fn fetch_config(
+        &self,
+        narinfo: &VerifiedNarinfo,
+        layout: PieceLayout,
+        resumed: BTreeMap<u32, PieceHash>,
+    ) -> FetchConfig {
+        let nar_hash = narinfo.nar_hash();
+        FetchConfig {
+            nar_hash,
+            layout,
+            mode: self.config.upstream_mode,
+            upstream: self.upstreams.is_some() && !self.bad_upstream.contains_key(&nar_hash),
+            upstream_rate: *self.upstream_rate.lock(),
+            condemned: self.condemned.get(&nar_hash).unwrap_or_default(),
+            believed: Vec::new(),
+            resumed,
+            seed: self.seed,
         }
     }
 }
@@ -196,22 +254,39 @@ impl Driver {
 
     fn wake(&self) -> Instant {
         let soon = Instant::now() + PROGRESS_EVERY;
-        match self.machine.poll_timeout() {
+        match self.machine.poll_timeout(self.now()) {
             Some(at) => (self.started + at.0).min(soon),
             None => soon,
         }
     }
 
+    /// Lets readers and askers know what has changed.
+    fn report(&mut self) {
+        self.progress.set_sources(self.sources());
+        let list = self.machine.list().map(|(root, list)| (root, list.clone()));
+        let root = list.as_ref().map(|(root, _)| *root);
+        if root != self.list {
+            self.list = root;
+            self.progress.set_list(list);
+        }
+        self.progress.set_may_deliver(self.machine.may_deliver(self.now()));
+    }
+
     fn handle_timeout(&mut self) {
         let now = self.now();
         for (&id, session) in &mut self.sessions {
-            let moved = session.moved.load(std::sync::atomic::Ordering::Relaxed);
-            if moved != std::mem::replace(&mut session.seen, moved) {
-                self.machine.handle_progress(id, now);
-            }
+            self.machine.handle_progress(id, session.moved.since(), now);
         }
-        if self.machine.poll_timeout().is_some_and(|at| at <= now) {
+        self.note_upstream(now);
+        if self.machine.poll_timeout(now).is_some_and(|at| at <= now) {
             self.machine.handle_timeout(now);
+        }
+    }
+
+    fn note_upstream(&mut self, now: Time) {
+        let moved = self.upstream_moved.since();
+        if moved > 0 {
+            self.machine.handle_upstream_progress(moved, now);
         }
     }
 
@@ -223,23 +298,30 @@ impl Driver {
 
     async fn handle(&mut self, event: Event) {
         let now = self.now();
+        self.machine.handle_reader(self.progress.reader(), now);
         match event {
-            Event::Peer { peer, root } => self.meet(peer, root),
+            Event::Peer(holder) => self.meet(&holder),
             Event::DiscoveryDone => self.machine.handle_discovery_done(now),
-            Event::Opened { id, root, list } => self.machine.handle_opened(id, root, list, now),
-            Event::Piece { id, index, piece } => self.take(id, index, piece).await,
-            Event::BadPiece { id } => {
-                self.count(VerificationKind::Piece);
-                self.machine.handle_bad_piece(id, now);
+            Event::Opened { id, root, list, held } => {
+                self.machine.handle_opened(id, root, list, held, now);
             }
-            Event::Refused { id } => self.machine.handle_source_lost(id, None, now),
+            Event::Have { id, ranges } => self.machine.handle_have(id, &ranges, now),
+            Event::Piece { id, index, piece } => self.take(id, index, piece).await,
+            Event::BadPiece { id, index } => {
+                self.count(VerificationKind::Piece);
+                self.machine.handle_bad_piece(id, index, now);
+            }
+            Event::Missing { id, index } => self.machine.handle_missing(id, index, now),
+            Event::Refused { id, busy } => self.machine.handle_refused(id, busy, now),
             Event::PeerLost { id, error } => {
                 if let Some(session) = self.sessions.get(&id) {
                     debug!(peer = %session.peer, item = %self.narinfo.item(), "lost a source: {error}");
                 }
                 self.machine.handle_source_lost(id, sources::fault_of(&error), now);
             }
-            Event::UpstreamPiece { index, raw } => self.take_from_upstream(index, raw).await,
+            Event::UpstreamPiece { index, raw, hash } => {
+                self.take_from_upstream(index, raw, hash).await;
+            }
             Event::UpstreamEnded { error } => {
                 if let Some(error) = error {
                     info!(item = %self.narinfo.item(), "upstream: {error}");
@@ -251,38 +333,37 @@ impl Driver {
         }
     }
 
-    fn meet(&mut self, peer: PeerId, root: Option<Root>) {
-        if self.peers.contains_key(&peer) || self.engine.is_banned(&peer) {
+    /// A peer is new, or has come back after its session ended.
+    fn meet(&mut self, holder: &Holder) {
+        let known = self.peers.get(&holder.peer);
+        let in_use = known.is_some_and(|id| self.machine.knows(*id));
+        if in_use || self.engine.is_banned(&holder.peer) {
             return;
         }
-        let id = SourceId(self.peers.len() as u32);
-        self.peers.insert(peer, id);
-        let latency = self.engine.latency_of(&peer);
-        self.machine.handle_peer(id, root, latency, self.now());
+        let id = SourceId(self.next_source);
+        self.next_source += 1;
+        self.peers.insert(holder.peer, id);
+        let hint = self.engine.hint(holder, self.progress.layout());
+        self.machine.handle_peer(id, hint, self.now());
     }
 
     async fn take(&mut self, id: SourceId, index: u32, piece: Decoded) {
         let len = piece.frame.as_ref().map_or(piece.raw.len(), Bytes::len);
         self.engine.metrics.received_from_peers_bytes.inc_by(len as u64);
-        // A source that was dropped in the meantime, or holds another list than the one in use,
-        // has nothing to say.
-        let fits = self.sessions.contains_key(&id)
-            && self.machine.list().is_some_and(|list| list.matches_len(index, piece.raw.len()));
-        if fits && self.machine.handle_piece(id, index, self.now()) {
+        // A source that was dropped in the meantime has nothing to say.
+        let known = self.sessions.contains_key(&id);
+        if known && self.machine.handle_piece(id, index, self.now()) {
             self.from_peers = true;
             self.pass_on(sink::Piece { index, raw: piece.raw, frame: piece.frame }).await;
+        } else {
+            self.engine.metrics.unneeded_from_peers_bytes.inc_by(len as u64);
         }
     }
 
-    async fn take_from_upstream(&mut self, index: u32, raw: Bytes) {
-        if let Some(list) = self.machine.list()
-            && list.hashes().get(index as usize) != Some(&hash_piece(&raw))
-        {
-            warn!(item = %self.narinfo.item(), index, "upstream and the swarm differ");
-            self.machine.handle_contradiction();
-            return;
-        }
-        if self.machine.handle_upstream_piece(index, self.now()) {
+    async fn take_from_upstream(&mut self, index: u32, raw: Bytes, hash: PieceHash) {
+        let now = self.now();
+        self.note_upstream(now);
+        if self.machine.handle_upstream_piece(index, hash, now) {
             self.from_upstream = true;
             self.pass_on(sink::Piece { index, raw, frame: None }).await;
         }
@@ -292,7 +373,7 @@ impl Driver {
     /// sources from running ahead of it.
     async fn pass_on(&mut self, piece: sink::Piece) {
         self.progress.insert(piece.index, piece.raw.clone());
-        if self.sink.send(piece).await.is_err() {
+        if self.sink.send(ToSink::Piece(piece)).await.is_err() {
             debug!("the sink has ended");
         }
     }
@@ -310,7 +391,8 @@ impl Driver {
             }
             SinkEvent::Hashed { nar_hash, pieces } => {
                 self.hashed = Some(pieces);
-                self.machine.handle_nar_hash(&nar_hash);
+                let now = self.now();
+                self.machine.handle_nar_hash(&nar_hash, now);
             }
         }
     }
@@ -325,13 +407,27 @@ impl Driver {
             Action::Request { source, first, count } => {
                 self.order(source, Order::Request { first, count });
             }
+            Action::Cancel { source, first, count } => {
+                self.order(source, Order::Cancel { first, count });
+            }
             Action::Drop { source, fault } => self.drop_source(source, fault),
+            Action::Discard { index } => {
+                self.progress.forget(index);
+                if self.sink.send(ToSink::Discard(index)).await.is_err() {
+                    debug!("the sink has ended");
+                }
+            }
+            Action::Condemn { root } => {
+                self.count(VerificationKind::Nar);
+                self.engine.condemn(self.narinfo.nar_hash(), root);
+            }
             Action::StartUpstream { from } => {
                 let task = sources::run_upstream(
                     self.engine.clone(),
                     self.narinfo.clone(),
                     from,
                     self.progress.clone(),
+                    self.upstream_moved.total.clone(),
                     self.events.clone(),
                 );
                 self.upstream = Some(AbortOnDropHandle::new(tokio::spawn(task)));
@@ -354,18 +450,18 @@ impl Driver {
         let Some(net) = self.engine.net.get().cloned() else { return };
         self.progress.set_tried_peers();
         let (orders, taken) = mpsc::channel(sources::ORDERS);
-        let moved = Arc::default();
+        let moved = Moved::default();
         let task = PeerTask {
             net,
             peer,
             id: source,
             nar_hash: self.narinfo.nar_hash(),
             layout: self.progress.layout(),
-            moved: Arc::clone(&moved),
+            moved: moved.total.clone(),
         };
         let task = tokio::spawn(task.run(taken, self.events.clone()));
         let task = AbortOnDropHandle::new(task);
-        let session = Session { peer, orders, moved, seen: 0, _task: task };
+        let session = Session { peer, orders, moved, _task: task };
         self.sessions.insert(source, session);
     }
 
@@ -398,6 +494,11 @@ impl Driver {
     async fn done(&mut self) {
         self.progress.set_verified();
         self.engine.distrusted.invalidate(&self.narinfo.nar_hash());
+        if self.from_upstream
+            && let Some(rate) = self.machine.upstream_rate()
+        {
+            *self.engine.upstream_rate.lock() = Some(rate);
+        }
         let outcome = match (self.from_peers, self.from_upstream) {
             (true, true) => FetchOutcome::Mixed,
             (true, false) => FetchOutcome::FromPeers,
@@ -422,9 +523,8 @@ impl Driver {
         let (cause, outcome) = match &failure {
             Failure::NoSource => (Cause::NoSource, FetchOutcome::Failed),
             Failure::Mismatch { root, upstream } => {
-                self.count(VerificationKind::Nar);
-                if let Some(root) = root {
-                    self.engine.condemn(nar_hash, *root);
+                if root.is_none() {
+                    self.count(VerificationKind::Nar);
                 }
                 if *upstream && root.is_none() {
                     warn!(item = %self.narinfo.item(), "upstream's nar doesn't have the signed hash");
@@ -452,7 +552,8 @@ impl Driver {
         self.engine.metrics.fetches.get_or_create(&FetchLabels { outcome }).inc();
         let stalled = self.upstream_error.as_ref().map(ToString::to_string).unwrap_or_default();
         info!(item = %self.narinfo.item(), "fetch failed: {failure} {stalled}");
-        if let Some(disk) = self.disk.take() {
+        // What was fetched under doubt is of no use; else the next attempt goes on from there.
+        if let Some(disk) = self.disk.take().filter(|_| cause == Cause::Mismatch) {
             tokio::task::spawn_blocking(move || disk.abandon());
         }
         self.progress.fail(cause);

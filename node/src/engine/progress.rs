@@ -11,8 +11,10 @@ use crate::store::{HeldNar, PartialNar};
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
+use narswarm_protocol::hash::Root;
 use narswarm_protocol::limits;
-use narswarm_protocol::piece::PieceLayout;
+use narswarm_protocol::piece::{PieceLayout, PieceList};
+use narswarm_protocol::piece_set::PieceSet;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::io;
@@ -32,8 +34,12 @@ pub struct Progress {
 
 #[derive(Debug)]
 struct State {
-    held: Vec<bool>,
+    held: PieceSet,
     held_bytes: u64,
+    /// By which the pieces were checked, once there is one.
+    list: Option<(Root, Arc<PieceList>)>,
+    /// Whether pieces may go to readers before the whole nar is verified.
+    may_deliver: bool,
     recent: BTreeMap<u32, Bytes>,
     recent_bytes: usize,
     growing: Growing,
@@ -77,6 +83,16 @@ impl From<Cause> for NarAborted {
     }
 }
 
+/// Where a piece is, for those who share it.
+pub enum Shareable {
+    /// In memory, uncompressed.
+    Raw(Bytes),
+    /// In the file being written.
+    OnDisk(Arc<PartialNar>),
+    /// In the cache.
+    Kept(Arc<HeldNar>),
+}
+
 /// What a reader finds at its place.
 enum Next {
     Chunk(Bytes),
@@ -91,8 +107,10 @@ impl Progress {
     /// A fetch of a nar of this layout, of which nothing has come yet.
     pub fn new(layout: PieceLayout) -> Self {
         let state = State {
-            held: vec![false; layout.piece_count() as usize],
+            held: PieceSet::none(layout.piece_count()),
             held_bytes: 0,
+            list: None,
+            may_deliver: true,
             recent: BTreeMap::new(),
             recent_bytes: 0,
             growing: Growing::default(),
@@ -147,7 +165,7 @@ impl Progress {
     /// A piece has come and may be read.
     pub fn insert(&self, index: u32, raw: Bytes) {
         let mut state = self.state.lock();
-        if !std::mem::replace(&mut state.held[index as usize], true) {
+        if state.held.insert(index) {
             state.held_bytes += raw.len() as u64;
         }
         state.recent_bytes += raw.len();
@@ -162,10 +180,80 @@ impl Progress {
         self.changed.send_replace(());
     }
 
+    /// A piece that an earlier attempt has left on disk may be read.
+    pub fn resume(&self, index: u32) {
+        let mut state = self.state.lock();
+        if state.held.insert(index) {
+            state.held_bytes += self.layout.piece_len(index) as u64;
+        }
+    }
+
+    /// A piece turned out wrong, before any reader came to it.
+    pub fn forget(&self, index: u32) {
+        let mut state = self.state.lock();
+        if state.held.remove(index) {
+            state.held_bytes -= self.layout.piece_len(index) as u64;
+        }
+        if let Some(old) = state.recent.remove(&index) {
+            state.recent_bytes -= old.len();
+        }
+    }
+
+    /// Whether pieces may go to readers as they come, or only when the whole nar is verified.
+    pub fn set_may_deliver(&self, may: bool) {
+        let mut state = self.state.lock();
+        if std::mem::replace(&mut state.may_deliver, may) != may {
+            drop(state);
+            self.changed.send_replace(());
+        }
+    }
+
+    /// Pieces are checked by this list from now on, so that they can be shared.
+    pub fn set_list(&self, list: Option<(Root, Arc<PieceList>)>) {
+        self.state.lock().list = list;
+    }
+
+    /// The piece list in use, if there is one.
+    pub fn list(&self) -> Option<(Root, Arc<PieceList>)> {
+        self.state.lock().list.clone()
+    }
+
+    /// Which pieces can be given to others.
+    pub fn held(&self) -> PieceSet {
+        self.state.lock().held.clone()
+    }
+
+    /// A held piece as far as it is at hand: its octets, or the file that it is in.
+    pub fn piece(&self, index: u32) -> Option<Shareable> {
+        let state = self.state.lock();
+        if !state.held.contains(index) {
+            return None;
+        }
+        if let Some(disk) = state.disk.as_ref().filter(|disk| disk.has(index)) {
+            return Some(Shareable::OnDisk(disk.clone()));
+        }
+        if let Some(kept) = &state.kept {
+            return Some(Shareable::Kept(kept.clone()));
+        }
+        state.recent.get(&index).cloned().map(Shareable::Raw)
+    }
+
+    /// The first piece of which no reader has been given anything, and which readers will want
+    /// next.
+    pub fn reader(&self) -> u32 {
+        let state = self.state.lock();
+        let furthest = state.readers.values().max().copied().unwrap_or(0);
+        if furthest >= self.layout.nar_size() {
+            return self.layout.piece_count();
+        }
+        let index = self.layout.piece_at(furthest);
+        index + u32::from(furthest > self.layout.piece_range(index).start)
+    }
+
     /// Octets of piece `index` have come from upstream, following those given before.
     pub fn grow(&self, index: u32, chunk: Bytes) {
         let mut state = self.state.lock();
-        if state.held[index as usize] {
+        if state.held.contains(index) {
             return;
         }
         if state.growing.index != index {
@@ -208,6 +296,11 @@ impl Progress {
     pub fn set_verified(&self) {
         self.state.lock().verified = true;
         self.changed.send_replace(());
+    }
+
+    /// Whether the whole nar has the signed hash.
+    pub fn is_verified(&self) -> bool {
+        self.state.lock().verified
     }
 
     /// The nar is in the store.
@@ -298,7 +391,7 @@ impl State {
         if let Some(cause) = self.failed.filter(|_| !self.verified) {
             return Next::Failed(cause);
         }
-        if last && !self.verified {
+        if (last || !self.may_deliver) && !self.verified {
             return Next::Wait;
         }
         let within = (offset - layout.piece_range(index).start) as usize;
@@ -308,7 +401,7 @@ impl State {
         if let Some(kept) = &self.kept {
             return Next::Kept(kept.clone(), index);
         }
-        if self.held[index as usize] {
+        if self.held.contains(index) {
             return match &self.disk {
                 Some(disk) => Next::OnDisk(disk.clone(), index),
                 None => Next::Failed(Cause::Local),

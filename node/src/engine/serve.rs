@@ -1,15 +1,18 @@
 //! What other peers get: public things only.
 //!
 //! An item is public when a narinfo of it is signed by a key of the ACL as it is now; its nar is
-//! in the cache only after it has hashed to the signed value. Everything else is answered like
-//! what doesn't exist.
+//! in the cache only after it has hashed to the signed value. A nar that is being fetched is given
+//! as far as it has come, and never said to be whole before it is verified. Everything else is
+//! answered like what doesn't exist.
 
+use super::progress::{Progress, Shareable};
 use super::{Inner, resolve};
 use crate::config::Role;
 use crate::net::{Held, Responder, ServedNar};
 use crate::store::HeldNar;
 use narswarm_protocol::hash::{NarHash, Root};
 use narswarm_protocol::piece::PieceList;
+use narswarm_protocol::piece_set::PieceSet;
 use narswarm_protocol::store_path::StoreHash;
 use narswarm_protocol::wire::fetch::{Encoding, Frame};
 use std::io;
@@ -17,9 +20,9 @@ use std::sync::Arc;
 use tracing::warn;
 
 /// The engine, as the network sees it.
-pub(super) struct Shared(pub Arc<Inner>);
+pub(super) struct Sharing(pub Arc<Inner>);
 
-impl Responder for Shared {
+impl Responder for Sharing {
     fn query(&self, hashes: &[StoreHash]) -> Vec<Option<Held>> {
         if self.0.config.role == Role::Proxy {
             return vec![None; hashes.len()];
@@ -31,21 +34,35 @@ impl Responder for Shared {
         if self.0.config.role == Role::Proxy || !self.is_public(nar) {
             return None;
         }
-        let held = self.0.held(nar)?;
-        self.0.store.touch(nar);
-        Some(Arc::new(Served { held, inner: self.0.clone() }))
+        if let Some(held) = self.0.held(nar) {
+            self.0.store.touch(nar);
+            return Some(Arc::new(Served { held, inner: self.0.clone() }));
+        }
+        let progress = self.0.fetches.lock().get(nar).map(|fetching| fetching.progress.clone())?;
+        let (root, list) = progress.list()?;
+        Some(Arc::new(Shared { progress, root, list, inner: self.0.clone() }))
     }
 }
 
-impl Shared {
+impl Sharing {
     fn held(&self, hash: &StoreHash) -> Option<Held> {
         let known = resolve::from_store(&self.0, hash)?;
-        let nar = self.0.held(&known.narinfo.nar_hash());
+        let nar_hash = known.narinfo.nar_hash();
+        let whole = |nar: Arc<HeldNar>| (nar.root(), nar.list().layout().piece_count());
+        let held = self.0.held(&nar_hash).map(whole).or_else(|| self.fetching(&nar_hash));
         Some(Held {
             narinfo: known.body.clone(),
-            root: nar.as_ref().map(|nar| nar.root()),
-            pieces_held: nar.map_or(0, |nar| nar.list().layout().piece_count()),
+            root: held.map(|(root, _)| root),
+            pieces_held: held.map_or(0, |(_, pieces)| pieces),
         })
+    }
+
+    /// What can be given of a nar that is being fetched. Never all of it: only who has hashed the
+    /// whole may say that he has it.
+    fn fetching(&self, nar: &NarHash) -> Option<(Root, u32)> {
+        let progress = self.0.fetches.lock().get(nar).map(|fetching| fetching.progress.clone())?;
+        let (root, list) = progress.list()?;
+        Some((root, progress.held().len().min(list.layout().piece_count() - 1)))
     }
 
     /// Whether one of the items with this nar has a narinfo that the ACL authorises now.
@@ -92,5 +109,52 @@ impl ServedNar for Served {
         let bytes = self.held.frame(index)?;
         self.inner.metrics.sent_to_peers_bytes.inc_by(bytes.len() as u64);
         Ok(Some(Frame { encoding: Encoding::Zstd, bytes }))
+    }
+}
+
+/// A nar that is being fetched, and given to peers as far as it has come. Its pieces match a piece
+/// list that is not proved yet; who fetches it knows that from its not being complete.
+struct Shared {
+    progress: Arc<Progress>,
+    root: Root,
+    list: Arc<PieceList>,
+    inner: Arc<Inner>,
+}
+
+impl ServedNar for Shared {
+    fn root(&self) -> Root {
+        self.root
+    }
+
+    fn list(&self) -> &PieceList {
+        &self.list
+    }
+
+    fn frame(&self, index: u32) -> io::Result<Option<Frame>> {
+        // Another list has been chosen since: what is held now is not what was promised.
+        if self.progress.list().is_none_or(|(root, _)| root != self.root) {
+            return Ok(None);
+        }
+        let frame = match self.progress.piece(index) {
+            None => return Ok(None),
+            Some(Shareable::Raw(bytes)) => Frame { encoding: Encoding::Raw, bytes },
+            Some(Shareable::OnDisk(disk)) => {
+                Frame { encoding: Encoding::Zstd, bytes: disk.read_frame(index)? }
+            }
+            Some(Shareable::Kept(nar)) => {
+                Frame { encoding: Encoding::Zstd, bytes: nar.frame(index)? }
+            }
+        };
+        self.inner.metrics.sent_to_peers_bytes.inc_by(frame.bytes.len() as u64);
+        Ok(Some(frame))
+    }
+
+    fn held(&self) -> PieceSet {
+        let mut held = self.progress.held();
+        // One piece, another on each node, is not told of before the whole is verified.
+        if held.is_all() && !self.progress.is_verified() {
+            held.remove((self.inner.seed % u64::from(held.count())) as u32);
+        }
+        held
     }
 }

@@ -25,6 +25,15 @@ pub struct Piece {
     pub frame: Option<Bytes>,
 }
 
+/// What the sink is told.
+#[derive(Debug)]
+pub enum ToSink {
+    /// A piece has come.
+    Piece(Piece),
+    /// A piece turned out wrong; another will come for it.
+    Discard(u32),
+}
+
 /// What the sink has to say.
 #[derive(Debug)]
 pub enum SinkEvent {
@@ -59,41 +68,81 @@ struct Sink {
     held: Vec<bool>,
 }
 
-/// Runs until all pieces are hashed or the fetch ends; blocking.
+/// Runs until the fetch ends; blocking. `resumed` are the pieces that are on disk already.
 pub fn run(
     layout: PieceLayout,
     disk: Option<Arc<PartialNar>>,
+    resumed: &BTreeMap<u32, PieceHash>,
     progress: Arc<Progress>,
-    mut pieces: mpsc::Receiver<Piece>,
+    mut pieces: mpsc::Receiver<ToSink>,
     say: &mpsc::Sender<SinkEvent>,
 ) {
-    let count = layout.piece_count();
-    let mut sink = Sink {
-        layout,
-        disk,
-        progress,
-        hasher: Sha256::new(),
-        hashes: vec![PieceHash([0; 32]); count as usize],
-        next: 0,
-        early: BTreeMap::new(),
-        early_bytes: 0,
-        held: vec![false; count as usize],
-    };
-    while sink.next < count {
-        let Some(piece) = pieces.blocking_recv() else { return };
-        if let Some(lost) = sink.keep(&piece) {
-            let _ = say.blocking_send(SinkEvent::DiskLost(lost));
-        }
-        if let Err(broken) = sink.hash(piece) {
-            let _ = say.blocking_send(SinkEvent::Broken(broken));
-            return;
-        }
+    let mut sink = Sink::new(layout, disk, progress);
+    for (&index, &hash) in resumed {
+        sink.hashes[index as usize] = hash;
+        sink.held[index as usize] = true;
     }
-    let nar_hash = NarHash(sink.hasher.finalize().into());
-    let _ = say.blocking_send(SinkEvent::Hashed { nar_hash, pieces: sink.hashes });
+    let mut told = sink.advance();
+    loop {
+        match told {
+            Ok(()) if sink.next == layout.piece_count() => {
+                let nar_hash = NarHash(sink.hasher.clone().finalize().into());
+                let pieces = sink.hashes.clone();
+                let _ = say.blocking_send(SinkEvent::Hashed { nar_hash, pieces });
+            }
+            Ok(()) => {}
+            Err(broken) => {
+                let _ = say.blocking_send(SinkEvent::Broken(broken));
+                return;
+            }
+        }
+        told = match pieces.blocking_recv() {
+            Some(ToSink::Piece(piece)) => {
+                if let Some(lost) = sink.keep(&piece) {
+                    let _ = say.blocking_send(SinkEvent::DiskLost(lost));
+                }
+                sink.hash(piece)
+            }
+            Some(ToSink::Discard(index)) => {
+                sink.discard(index);
+                Ok(())
+            }
+            None => return,
+        };
+    }
 }
 
 impl Sink {
+    fn new(layout: PieceLayout, disk: Option<Arc<PartialNar>>, progress: Arc<Progress>) -> Self {
+        let count = layout.piece_count() as usize;
+        Self {
+            layout,
+            disk,
+            progress,
+            hasher: Sha256::new(),
+            hashes: vec![PieceHash([0; 32]); count],
+            next: 0,
+            early: BTreeMap::new(),
+            early_bytes: 0,
+            held: vec![false; count],
+        }
+    }
+
+    /// Forgets a piece. If it was hashed already, hashing begins anew, from disk.
+    fn discard(&mut self, index: u32) {
+        self.held[index as usize] = false;
+        if let Some(raw) = self.early.remove(&index) {
+            self.early_bytes -= raw.len();
+        }
+        if let Some(disk) = &self.disk {
+            disk.discard(index);
+        }
+        if index < self.next {
+            self.hasher = Sha256::new();
+            self.next = 0;
+        }
+    }
+
     /// Writes a piece to disk; returns the error that made the disk useless, once.
     fn keep(&mut self, piece: &Piece) -> Option<StoreError> {
         let disk = self.disk.as_ref()?;
@@ -120,6 +169,11 @@ impl Sink {
         }
         self.hasher.update(&piece.raw);
         self.next += 1;
+        self.advance()
+    }
+
+    /// Hashes what is held from the next piece on.
+    fn advance(&mut self) -> Result<(), StoreError> {
         while self.held.get(self.next as usize) == Some(&true) {
             match (self.early.remove(&self.next), &self.disk) {
                 (Some(raw), _) => {

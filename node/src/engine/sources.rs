@@ -13,10 +13,10 @@ use narswarm_protocol::fetch::{Fault, SourceId};
 use narswarm_protocol::hash::NarHash;
 use narswarm_protocol::limits;
 use narswarm_protocol::narinfo::{UnverifiedNarinfo, VerifiedNarinfo};
-use narswarm_protocol::piece::{PieceLayout, PieceList};
-use narswarm_protocol::wire::fetch::{Encoding, FetchRequest, FetchResponse, Frame};
+use narswarm_protocol::piece::{PieceLayout, PieceList, hash_piece};
+use narswarm_protocol::wire::fetch::{Encoding, FetchRequest, FetchResponse, Frame, RefusedReason};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -32,6 +32,13 @@ pub enum Order {
     },
     /// Pieces.
     Request {
+        /// First piece.
+        first: u32,
+        /// How many.
+        count: u32,
+    },
+    /// Pieces no more.
+    Cancel {
         /// First piece.
         first: u32,
         /// How many.
@@ -105,6 +112,7 @@ impl PeerTask {
                     count,
                 },
                 Order::Request { first, count } => FetchRequest::Want { slot: SLOT, first, count },
+                Order::Cancel { first, count } => FetchRequest::Cancel { slot: SLOT, first, count },
             };
             requests.send(request).await?;
         }
@@ -121,8 +129,10 @@ impl PeerTask {
         while let Some(response) = responses.next().await {
             let event = match response? {
                 FetchResponse::Opened(opened) => {
-                    list = Some(Arc::new(opened.list.clone()));
-                    Event::Opened { id: self.id, root: opened.root, list: opened.list }
+                    let shown = Arc::new(opened.list);
+                    list = Some(shown.clone());
+                    let (root, held) = (opened.root, opened.held);
+                    Event::Opened { id: self.id, root, list: shown, held }
                 }
                 FetchResponse::Piece { index, frame, .. } => {
                     let Some(list) = list.clone() else {
@@ -135,11 +145,11 @@ impl PeerTask {
                     }
                     continue;
                 }
-                FetchResponse::Refused { .. } | FetchResponse::Missing { .. } => {
-                    Event::Refused { id: self.id }
+                FetchResponse::Refused { reason, .. } => {
+                    Event::Refused { id: self.id, busy: reason == RefusedReason::Busy }
                 }
-                // The machine asks whoever has opened; growth is told for later versions.
-                FetchResponse::Have { .. } => continue,
+                FetchResponse::Missing { index, .. } => Event::Missing { id: self.id, index },
+                FetchResponse::Have { ranges, .. } => Event::Have { id: self.id, ranges },
             };
             if events.send(event).await.is_err() {
                 return Ok(());
@@ -158,7 +168,7 @@ async fn forward(
     while let Some((index, work)) = decoded.recv().await {
         let event = match work.await {
             Ok(Some(piece)) => Event::Piece { id, index, piece },
-            Ok(None) => Event::BadPiece { id },
+            Ok(None) => Event::BadPiece { id, index },
             // The runtime is going down.
             Err(_) => return Ok(()),
         };
@@ -196,10 +206,14 @@ pub async fn run_upstream(
     narinfo: VerifiedNarinfo,
     from: u32,
     progress: Arc<Progress>,
+    moved: Arc<AtomicU64>,
     events: mpsc::Sender<Event>,
 ) {
     let outcome = match open_upstream(&engine, &narinfo).await {
-        Ok(Some(nar)) => cut(&engine, nar, from, &progress, &events).await,
+        Ok(Some(nar)) => {
+            let cutter = Cutter { engine: &engine, from, progress: &progress, moved: &moved };
+            cutter.cut(nar, &events).await
+        }
         Ok(None) => Ok(()),
         Err(error) => Err(error),
     };
@@ -244,64 +258,80 @@ async fn open_upstream(
     last.map_or(Ok(None), Err)
 }
 
-/// Cuts upstream's stream into pieces; readers see the octets before a piece is whole.
-async fn cut(
-    engine: &Inner,
-    mut nar: UpstreamNar,
+/// Cuts upstream's stream into pieces.
+struct Cutter<'a> {
+    engine: &'a Inner,
+    /// The first piece of interest.
     from: u32,
-    progress: &Progress,
-    events: &mpsc::Sender<Event>,
-) -> Result<(), UpstreamError> {
-    let layout = progress.layout();
-    let mut index = 0;
-    let mut piece = BytesMut::new();
-    while let Some(chunk) = nar.next().await {
-        let mut chunk = chunk?;
-        engine.metrics.received_from_upstream_bytes.inc_by(chunk.len() as u64);
-        while !chunk.is_empty() {
-            let missing = layout.piece_len(index) - piece.len();
-            let part = chunk.split_to(missing.min(chunk.len()));
-            piece.extend_from_slice(&part);
-            if index >= from {
-                progress.grow(index, part);
+    progress: &'a Progress,
+    /// Octets that have come so far.
+    moved: &'a AtomicU64,
+}
+
+impl Cutter<'_> {
+    /// Readers see the octets before a piece is whole.
+    async fn cut(
+        &self,
+        mut nar: UpstreamNar,
+        events: &mpsc::Sender<Event>,
+    ) -> Result<(), UpstreamError> {
+        let layout = self.progress.layout();
+        let mut index = 0;
+        let mut piece = BytesMut::new();
+        while let Some(chunk) = nar.next().await {
+            let mut chunk = chunk?;
+            let len = chunk.len() as u64;
+            self.engine.metrics.received_from_upstream_bytes.inc_by(len);
+            self.moved.fetch_add(len, Ordering::Relaxed);
+            while !chunk.is_empty() {
+                let missing = layout.piece_len(index) - piece.len();
+                let part = chunk.split_to(missing.min(chunk.len()));
+                piece.extend_from_slice(&part);
+                if index >= self.from {
+                    self.progress.grow(index, part);
+                }
+                if piece.len() < layout.piece_len(index) {
+                    continue;
+                }
+                let raw = piece.split().freeze();
+                if index >= self.from {
+                    let hash = hash_piece(&raw);
+                    if events.send(Event::UpstreamPiece { index, raw, hash }).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                index += 1;
             }
-            if piece.len() < layout.piece_len(index) {
-                continue;
-            }
-            let raw = piece.split().freeze();
-            if index >= from && events.send(Event::UpstreamPiece { index, raw }).await.is_err() {
-                return Ok(());
-            }
-            index += 1;
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Looks for peers that hold the item: those who said so lately, those connected, and whoever the
-/// DHT names; tells the fetch when it knows nobody else.
+/// DHT names; tells the fetch when it knows nobody else, and looks again from time to time for as
+/// long as the fetch takes.
 pub async fn discover(engine: Arc<Inner>, narinfo: VerifiedNarinfo, events: mpsc::Sender<Event>) {
     let hash = narinfo.item().hash();
-    let mut told = Vec::new();
-    for holder in engine.holders.get(&hash).iter().flat_map(|holders| holders.iter()) {
-        told.push(holder.peer);
-        let event = Event::Peer { peer: holder.peer, root: holder.root };
-        if events.send(event).await.is_err() {
+    let known = engine.holders.get(&hash);
+    for &holder in known.iter().flat_map(|holders| holders.iter()) {
+        if events.send(Event::Peer(holder)).await.is_err() {
             return;
         }
     }
-    let mut found = engine.find_holders(hash);
-    while let Some(holder) = found.recv().await {
-        if told.contains(&holder.peer) {
-            continue;
+    let mut pause = limits::FIND_AGAIN_AFTER;
+    loop {
+        let mut found = engine.find_holders(hash);
+        while let Some(holder) = found.recv().await {
+            if events.send(Event::Peer(holder)).await.is_err() {
+                return;
+            }
         }
-        told.push(holder.peer);
-        let event = Event::Peer { peer: holder.peer, root: holder.root };
-        if told.len() > limits::MAX_SOURCES || events.send(event).await.is_err() {
+        if events.send(Event::DiscoveryDone).await.is_err() {
             return;
         }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(limits::FIND_AGAIN_AT_MOST);
     }
-    let _ = events.send(Event::DiscoveryDone).await;
 }
 
 /// Whether a failure with a peer is to be held against it.

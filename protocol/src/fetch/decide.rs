@@ -24,6 +24,10 @@ impl Fetch {
         let frozen = self.sources.values().filter_map(Source::freezes_at);
         let upstream = self.upstream_deadline(now);
         let alone = self.alone_since.map(|since| since + limits::NO_SOURCE_PATIENCE);
+        // When a lone piece list may be gone by.
+        let opinion = Some(self.list_since + limits::SECOND_OPINION)
+            .filter(|&at| self.list.is_some() && at > now);
+        let frozen = frozen.chain(opinion);
         frozen.chain(upstream).chain(alone).chain(self.another_peer_deadline(now)).min()
     }
 

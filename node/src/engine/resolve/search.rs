@@ -151,8 +151,8 @@ impl Search {
                 for (hash, held) in answers {
                     self.take(&hash, &held.narinfo);
                     let known = self.inner.known.get(&hash);
-                    if known.is_some() && held.root.is_some() && held.pieces_held > 0 {
-                        self.inner.note_holder(hash, Holder { peer, root: held.root });
+                    if known.is_some() && held.root.is_some() {
+                        self.inner.note_holder(hash, Holder::new(peer, &held));
                     }
                 }
             }

@@ -195,10 +195,10 @@ impl Inner {
             while let Some(event) = heard.recv().await {
                 let Heard::Peer(peer, answers) = event else { continue };
                 for (hash, held) in answers {
-                    if held.root.is_none() || held.pieces_held == 0 {
+                    if held.root.is_none() {
                         continue;
                     }
-                    let holder = Holder { peer, root: held.root };
+                    let holder = Holder::new(peer, &held);
                     inner.note_holder(hash, holder);
                     if found.send(holder).await.is_err() {
                         return;
