@@ -2,7 +2,7 @@
 //! them by the decisions of `narswarm_protocol`.
 //!
 //! - `resolve`: from store hashes to signed narinfos;
-//! - `fetch`, `sources`, `sink`, `progress`: from a narinfo to its nar;
+//! - `fetch`, `event`, `sources`, `sink`, `progress`: from a narinfo to its nar;
 //! - `body`: nars on their way to HTTP clients;
 //! - `serve`: what other peers get;
 //! - `announce`: what is told to the DHT;
@@ -10,6 +10,7 @@
 
 mod announce;
 mod body;
+mod event;
 mod fetch;
 pub mod mirror;
 mod network;
@@ -49,7 +50,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Notify, broadcast, watch};
 use tracing::{debug, info, warn};
 
 /// How the engine behaves.
@@ -105,6 +106,8 @@ struct Inner {
     pending: Mutex<HashMap<StoreHash, Pending>>,
     holders: Cache<StoreHash, Arc<Vec<Holder>>>,
     fetches: Mutex<HashMap<NarHash, Fetching>>,
+    /// Told when a fetch has ended and left its place to another.
+    place_left: Notify,
     /// Roots that led to another nar than the signed one.
     condemned: Cache<NarHash, Vec<Root>>,
     /// Nars of which guix gets only a wholly verified copy, since one attempt went wrong.
@@ -163,6 +166,7 @@ impl Engine {
                 .time_to_live(limits::HOLDER_LIFE)
                 .build(),
             fetches: Mutex::default(),
+            place_left: Notify::new(),
             condemned: Cache::builder()
                 .max_capacity(limits::MAX_REMEMBERED)
                 .time_to_live(limits::BAN_LIFE)
@@ -303,8 +307,27 @@ impl Inner {
         }
     }
 
+    /// The running fetch of a nar, or a new one as soon as there is a place for it.
+    async fn fetch_of(
+        self: &Arc<Self>,
+        narinfo: &VerifiedNarinfo,
+    ) -> Result<Arc<Progress>, NarRefusal> {
+        let wait = async {
+            loop {
+                // Before looking, so that no place is missed.
+                let left = self.place_left.notified();
+                match self.try_fetch(narinfo) {
+                    Err(NarRefusal::Busy { .. }) => left.await,
+                    result => return result,
+                }
+            }
+        };
+        let waited = tokio::time::timeout(limits::FETCH_PATIENCE, wait).await;
+        waited.unwrap_or(Err(NarRefusal::Busy { retry_after: limits::BUSY_PAUSE }))
+    }
+
     /// The running fetch of a nar, or a new one.
-    fn fetch_of(self: &Arc<Self>, narinfo: &VerifiedNarinfo) -> Result<Arc<Progress>, NarRefusal> {
+    fn try_fetch(self: &Arc<Self>, narinfo: &VerifiedNarinfo) -> Result<Arc<Progress>, NarRefusal> {
         let nar = narinfo.nar_hash();
         let mut fetches = self.fetches.lock();
         if let Some(fetching) = fetches.get(&nar) {
@@ -413,6 +436,7 @@ struct FetchEnd {
 impl Drop for FetchEnd {
     fn drop(&mut self) {
         self.inner.fetches.lock().remove(&self.nar);
+        self.inner.place_left.notify_waiters();
         // Does nothing when the fetch ended well; readers must not wait for a task that is gone.
         self.progress.fail(progress::Cause::Local);
     }

@@ -172,6 +172,11 @@ pub const UNKNOWN_LATENCY: std::time::Duration = std::time::Duration::from_milli
 /// Nars fetched at once. Each may hold 16 MiB for its readers and as much on its way.
 pub const MAX_FETCHES: usize = 64;
 
+/// How long a client waits for a place when all are taken, by fetches that run or by a disk that
+/// is slow to keep what was fetched. Longer than a disk's worst pauses, and short enough that guix
+/// isn't left without any answer.
+pub const FETCH_PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+
 /// When a client that found every place taken may come back.
 pub const BUSY_PAUSE: std::time::Duration = std::time::Duration::from_secs(2);
 

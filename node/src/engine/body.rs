@@ -97,7 +97,7 @@ async fn fetched(
     let mut failure = Cause::NoSource;
     let mut waited = false;
     for _ in 0..MISMATCH_TRIES {
-        let progress = inner.fetch_of(narinfo)?;
+        let progress = inner.fetch_of(narinfo).await?;
         let whole = inner.distrusted.contains_key(&narinfo.nar_hash());
         let body = progress.read(start);
         match progress.ready(start, whole).await {
@@ -197,7 +197,7 @@ async fn open_zstd(
     let held = match held(inner, narinfo).await {
         Some(held) => held,
         None => {
-            let progress = inner.fetch_of(narinfo)?;
+            let progress = inner.fetch_of(narinfo).await?;
             progress.kept().await.map_err(|cause| match cause {
                 Cause::NoSource => NarRefusal::NotFound,
                 cause => NarRefusal::Failed(cause.into()),

@@ -1,12 +1,12 @@
 //! Performs what the fetch machine decides, for one nar: a thin loop that feeds events in and
 //! carries actions out.
 
+use super::event::Event;
 use super::progress::{Cause, Progress};
 use super::sink::{self, SinkEvent, ToSink};
 use super::sources::{self, Decoded, Order, PeerTask};
 use super::{Holder, Inner};
 use crate::metrics::{FetchLabels, FetchOutcome, VerificationKind, VerificationLabels};
-use crate::net::PeerError;
 use crate::store::PartialNar;
 use crate::upstream::UpstreamError;
 use bytes::Bytes;
@@ -14,8 +14,7 @@ use libp2p::PeerId;
 use narswarm_protocol::fetch::{Action, Failure, Fault, Fetch, FetchConfig, SourceId, Time};
 use narswarm_protocol::hash::{PieceHash, Root};
 use narswarm_protocol::narinfo::VerifiedNarinfo;
-use narswarm_protocol::piece::{PieceLayout, PieceList};
-use narswarm_protocol::piece_set::PieceSet;
+use narswarm_protocol::piece::PieceLayout;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,84 +22,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
-
-/// What happens during a fetch.
-#[derive(Debug)]
-pub enum Event {
-    /// A peer is said to hold the nar, or part of it.
-    Peer(Holder),
-    /// Nobody else is known for now.
-    DiscoveryDone,
-    /// A peer showed its piece list.
-    Opened {
-        /// Who.
-        id: SourceId,
-        /// The root it claims.
-        root: Root,
-        /// The list.
-        list: Arc<PieceList>,
-        /// What it can give.
-        held: PieceSet,
-    },
-    /// A peer has got more pieces, or (none) has others to serve first.
-    Have {
-        /// Who.
-        id: SourceId,
-        /// `(first, count)` of each run.
-        ranges: Vec<(u32, u32)>,
-    },
-    /// A piece that matched the peer's own list.
-    Piece {
-        /// Who gave it.
-        id: SourceId,
-        /// Its place.
-        index: u32,
-        /// Its octets.
-        piece: Decoded,
-    },
-    /// A piece that didn't decode or match.
-    BadPiece {
-        /// Who gave it.
-        id: SourceId,
-        /// Its place.
-        index: u32,
-    },
-    /// A peer doesn't hold a piece.
-    Missing {
-        /// Who.
-        id: SourceId,
-        /// Its place.
-        index: u32,
-    },
-    /// A peer has nothing for us.
-    Refused {
-        /// Who.
-        id: SourceId,
-        /// Whether only for now.
-        busy: bool,
-    },
-    /// A peer's session ended.
-    PeerLost {
-        /// Who.
-        id: SourceId,
-        /// Why.
-        error: PeerError,
-    },
-    /// A piece from upstream.
-    UpstreamPiece {
-        /// Its place.
-        index: u32,
-        /// Its octets.
-        raw: Bytes,
-        /// Their hash.
-        hash: PieceHash,
-    },
-    /// Upstream's stream ended.
-    UpstreamEnded {
-        /// Why, unless all is well.
-        error: Option<UpstreamError>,
-    },
-}
 
 /// Events that wait for the driver: pieces among them, so few.
 const EVENTS: usize = 8;

@@ -2,7 +2,7 @@
 //! peers.
 
 use super::Inner;
-use super::fetch::Event;
+use super::event::Event;
 use super::progress::Progress;
 use crate::net::{FetchRequests, FetchResponses, Net, PeerError};
 use crate::store;
