@@ -41,7 +41,7 @@ async fn peers_learn_who_is_connected_and_where() {
     assert_eq!(info.peer, b.peer_id());
     assert!(info.lan && info.agent.starts_with("narswarm/"));
     wait_until("a round trip is measured", || a.connected()[0].rtt.is_some()).await;
-    assert_eq!((a.known_peers(), b.known_peers()), (1, 1));
+    wait_until("each knows the other", || (a.known_peers(), b.known_peers()) == (1, 1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
