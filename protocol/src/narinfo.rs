@@ -20,7 +20,7 @@ pub use source::{Compression, NarSource};
 use crate::acl::{Acl, PublicKey};
 use crate::hash::{NarHash, NarHashError};
 use crate::limits;
-use crate::signature::{FieldError, Signature, SignatureError, Unsupported};
+use crate::signature::{self, Claim, FieldError, Signature, SignatureError, Unsupported};
 use crate::store_path::{ItemName, StorePath, StorePathError};
 use record::Record;
 use sha2::{Digest, Sha256};
@@ -232,23 +232,58 @@ impl UnverifiedNarinfo {
     /// # Errors
     /// See [`Refusal`]; of several reasons, the first in Guix's order.
     pub fn verify(self, acl: &Acl) -> Result<VerifiedNarinfo, Refusal> {
-        let contents = &*self.contents;
-        let field = contents.signature.as_deref().ok_or(Refusal::Unsigned)?;
-        if let Some(field) = contents.unsigned_field {
-            return Err(Refusal::UnsignedField { field });
+        let verdict = Self::verify_all(vec![self], acl).pop();
+        verdict.expect("there are as many verdicts as narinfos")
+    }
+
+    /// As [`Self::verify`], for many at once and in their order, in half the time.
+    #[must_use]
+    pub fn verify_all(narinfos: Vec<Self>, acl: &Acl) -> Vec<Result<VerifiedNarinfo, Refusal>> {
+        let (mut claims, mut verdicts) = (Vec::new(), Vec::with_capacity(narinfos.len()));
+        for narinfo in &narinfos {
+            verdicts.push(narinfo.contents.claim(acl).map(|claim| {
+                claims.push(claim);
+                claims.len() - 1
+            }));
         }
-        if !contents.has_url {
-            return Err(Refusal::NoUrl);
-        }
-        let signed = &contents.text.as_bytes()[..contents.signed_len];
-        let digest: [u8; 32] = Sha256::digest(signed).into();
-        let signer = Signature::parse(field)?.verify(&digest, acl)?.clone();
+        let truths = signature::verify_all(&claims);
+        let judge = |(narinfo, verdict): (Self, Result<usize, Refusal>)| {
+            let claim = verdict?;
+            if !truths[claim] {
+                return Err(Refusal::InvalidSignature);
+            }
+            narinfo.signed_by(claims[claim].key())
+        };
+        narinfos.into_iter().zip(verdicts).map(judge).collect()
+    }
+
+    fn signed_by(self, signer: &PublicKey) -> Result<VerifiedNarinfo, Refusal> {
         // Otherwise the line's beginning would be signed text and its end the signature of it:
         // nobody signs such a thing, and nothing could be relayed below it.
-        if !signed.ends_with(b"\n") {
+        if !self.contents.signed_bytes().ends_with(b"\n") {
             return Err(Refusal::SignatureInLine);
         }
+        let signer = signer.clone();
         Ok(VerifiedNarinfo { verified: Arc::new(Verified { contents: self.contents, signer }) })
+    }
+}
+
+impl Contents {
+    fn signed_bytes(&self) -> &[u8] {
+        &self.text.as_bytes()[..self.signed_len]
+    }
+
+    /// Everything of a verdict but the signature's mathematics.
+    fn claim<'a>(&self, acl: &'a Acl) -> Result<Claim<'a>, Refusal> {
+        let field = self.signature.as_deref().ok_or(Refusal::Unsigned)?;
+        if let Some(field) = self.unsigned_field {
+            return Err(Refusal::UnsignedField { field });
+        }
+        if !self.has_url {
+            return Err(Refusal::NoUrl);
+        }
+        let digest: [u8; 32] = Sha256::digest(self.signed_bytes()).into();
+        Ok(Signature::parse(field)?.claim(&digest, acl)?)
     }
 }
 
@@ -346,7 +381,7 @@ impl VerifiedNarinfo {
     /// The text before the first `Signature:`, which is the narinfo's identity for comparing.
     #[must_use]
     pub fn signed_bytes(&self) -> &[u8] {
-        &self.original()[..self.contents().signed_len]
+        self.contents().signed_bytes()
     }
 
     /// The text as it was read, unsigned tail and all (for storing).

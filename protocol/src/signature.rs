@@ -6,8 +6,11 @@
 //! `ecdsa.rs`. The signature's text is malleable: never use it as an identity.
 
 mod ecdsa;
+mod multiples;
 mod sign;
 
+pub(crate) use ecdsa::{Claim, verify_all};
+pub(crate) use multiples::Multiples;
 pub use sign::SigningKey;
 
 use crate::acl::{Acl, PublicKey};
@@ -140,6 +143,18 @@ impl Signature {
         digest: &[u8; 32],
         acl: &'a Acl,
     ) -> Result<&'a PublicKey, SignatureError> {
+        let claim = self.claim(digest, acl)?;
+        let key = claim.key();
+        if verify_all(&[claim]) == [true] { Ok(key) } else { Err(SignatureError::Invalid) }
+    }
+
+    /// What remains to be verified of this signature of a text with this SHA-256: the numbers, best
+    /// with many others at once.
+    pub(crate) fn claim<'a>(
+        &self,
+        digest: &[u8; 32],
+        acl: &'a Acl,
+    ) -> Result<Claim<'a>, SignatureError> {
         let find = |name| self.expression.find_list(name);
         let (Some(data), Some(key)) = (find("data"), find("public-key")) else {
             return Err(SignatureError::Corrupt);
@@ -149,10 +164,7 @@ impl Signature {
         };
         check_data(data, digest)?;
         let (r, s) = values(find("sig-val").ok_or(SignatureError::Invalid)?)?;
-        if !ecdsa::verify(authorised, digest, r, s) {
-            return Err(SignatureError::Invalid);
-        }
-        Ok(authorised)
+        Claim::new(authorised, digest, r, s).ok_or(SignatureError::Invalid)
     }
 }
 

@@ -4,23 +4,24 @@
 //! pipelined batch to upstream. The DHT is asked only for what nobody near has, and never keeps an
 //! answer waiting that upstream could give.
 
+mod believe;
 mod search;
 mod swarm;
 
 use super::Inner;
 use crate::http::NarinfoAnswer;
-use crate::metrics::{VerificationKind, VerificationLabels};
+use believe::{VERIFIED_AT_ONCE, Verdict, believe, cores};
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt, Shared};
-use narswarm_protocol::acl::Acl;
+use futures::stream::{self, StreamExt};
 use narswarm_protocol::limits;
-use narswarm_protocol::narinfo::{Compression, NarSource, UnverifiedNarinfo, VerifiedNarinfo};
+use narswarm_protocol::narinfo::{Compression, NarSource, VerifiedNarinfo};
 use narswarm_protocol::store_path::StoreHash;
 use search::Search;
 use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::oneshot;
-use tracing::{debug, warn};
+use tracing::warn;
 
 /// A narinfo ready to be served.
 #[derive(Debug)]
@@ -131,42 +132,22 @@ fn lookup(inner: &Arc<Inner>, hashes: &[StoreHash]) -> Vec<Found> {
 
 /// A narinfo that is kept, verified anew: the ACL may have changed since, and disks rot.
 pub(super) fn from_store(inner: &Inner, hash: &StoreHash) -> Option<Arc<Known>> {
-    if let Some(known) = inner.known.get(hash) {
-        return Some(known);
-    }
-    let bytes = match inner.store.narinfo(hash) {
-        Ok(bytes) => bytes?,
-        Err(error) => {
-            warn!("{error}");
-            return None;
-        }
-    };
-    let known = verify(inner, hash, &bytes, &inner.acl.load())?;
-    let known = Arc::new(known);
-    inner.known.insert(*hash, known.clone());
-    Some(known)
+    all_from_store(inner, std::slice::from_ref(hash)).pop()?.known
 }
 
-/// Believes a narinfo if it is for the very item that was asked for, in our store, and signed by
-/// an authorised key.
-fn verify(inner: &Inner, hash: &StoreHash, bytes: &[u8], acl: &Acl) -> Option<Known> {
-    let verified = UnverifiedNarinfo::parse(bytes)
-        .map_err(|error| error.to_string())
-        .and_then(|narinfo| narinfo.verify(acl).map_err(|refusal| refusal.to_string()));
-    let reason = match verified {
-        Ok(narinfo) if narinfo.item().hash() != *hash => {
-            format!("it is for another item, {}", narinfo.item())
+/// As [`from_store`], for those of `hashes` that are kept.
+fn all_from_store(inner: &Inner, hashes: &[StoreHash]) -> Vec<Verdict> {
+    let kept = hashes.iter().filter_map(|hash| {
+        if inner.known.contains_key(hash) {
+            return Some((*hash, Bytes::new()));
         }
-        Ok(narinfo) if narinfo.store_path().directory() != inner.config.store_dir => {
-            format!("it is for another store, {}", narinfo.store_path().directory())
-        }
-        Ok(narinfo) => return Some(Known::new(narinfo)),
-        Err(reason) => reason,
-    };
-    debug!(%hash, "a narinfo is not believed: {reason}");
-    let labels = VerificationLabels { kind: VerificationKind::Narinfo };
-    inner.metrics.verification_failures.get_or_create(&labels).inc();
-    None
+        let bytes = inner.store.narinfo(hash).unwrap_or_else(|error| {
+            warn!("{error}");
+            None
+        });
+        Some((*hash, bytes?))
+    });
+    believe(inner, &kept.collect::<Vec<_>>())
 }
 
 type Waiting = HashMap<StoreHash, oneshot::Sender<Option<Arc<Known>>>>;
@@ -174,26 +155,43 @@ type Waiting = HashMap<StoreHash, oneshot::Sender<Option<Arc<Known>>>>;
 /// Answers a batch: first from disk, then by search.
 async fn resolve_batch(
     inner: Arc<Inner>,
-    batch: Vec<(StoreHash, oneshot::Sender<Option<Arc<Known>>>)>,
+    mut batch: Vec<(StoreHash, oneshot::Sender<Option<Arc<Known>>>)>,
 ) {
-    let reader = inner.clone();
-    let from_disk = tokio::task::spawn_blocking(move || {
-        let mut waiting = Waiting::new();
-        for (hash, sender) in batch {
-            match from_store(&reader, &hash) {
-                Some(known) => {
-                    reader.pending.lock().remove(&hash);
-                    let _ = sender.send(Some(known));
-                }
-                None => {
-                    waiting.insert(hash, sender);
-                }
-            }
-        }
-        waiting
-    });
-    let Ok(waiting) = from_disk.await else { return };
+    let mut parts = Vec::with_capacity(batch.len().div_ceil(VERIFIED_AT_ONCE));
+    while !batch.is_empty() {
+        let rest = batch.split_off(batch.len().min(VERIFIED_AT_ONCE));
+        parts.push(std::mem::replace(&mut batch, rest));
+    }
+    let mut read = stream::iter(parts)
+        .map(|part| {
+            let inner = inner.clone();
+            tokio::task::spawn_blocking(move || answer_from_store(&inner, part))
+        })
+        .buffer_unordered(cores());
+    let mut waiting = Waiting::new();
+    while let Some(unanswered) = read.next().await {
+        // A thread that panicked has dropped its senders, which is an answer: a miss.
+        waiting.extend(unanswered.unwrap_or_default());
+    }
+    drop(read);
     if !waiting.is_empty() {
         Search::new(inner, waiting).run().await;
     }
+}
+
+/// Answers what is kept and returns the rest.
+fn answer_from_store(
+    inner: &Inner,
+    part: Vec<(StoreHash, oneshot::Sender<Option<Arc<Known>>>)>,
+) -> Waiting {
+    let hashes: Vec<_> = part.iter().map(|(hash, _)| *hash).collect();
+    let mut waiting: Waiting = part.into_iter().collect();
+    for Verdict { hash, known, .. } in all_from_store(inner, &hashes) {
+        let Some(known) = known else { continue };
+        if let Some(sender) = waiting.remove(&hash) {
+            inner.pending.lock().remove(&hash);
+            let _ = sender.send(Some(known));
+        }
+    }
+    waiting
 }

@@ -53,6 +53,24 @@ impl NarinfoReplies {
     pub async fn next(&mut self) -> Option<(StoreHash, NarinfoReply)> {
         self.replies.recv().await.map(|reply| (reply.hash, reply.reply))
     }
+
+    /// Appends the replies that are there, at most `limit`, to `to`, waiting for the first; 0 when
+    /// each hash has had its reply. Cancelling it loses nothing.
+    pub async fn next_many(
+        &mut self,
+        to: &mut Vec<(StoreHash, NarinfoReply)>,
+        limit: usize,
+    ) -> usize {
+        let Some(first) = self.next().await else { return 0 };
+        to.push(first);
+        let mut count = 1;
+        while count < limit {
+            let Ok(reply) = self.replies.try_recv() else { break };
+            to.push((reply.hash, reply.reply));
+            count += 1;
+        }
+        count
+    }
 }
 
 impl Stream for NarinfoReplies {

@@ -6,10 +6,11 @@
 //! [`PublicKey`].
 
 use crate::sexp::Sexp;
+use crate::signature::Multiples;
 use curve25519_dalek::edwards::{CompressedEdwardsY, EdwardsPoint};
 use curve25519_dalek::traits::IsIdentity;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The official build farms and their keys (`etc/substitutes` in Guix's source).
 const FARMS: [(&str, [u8; 32]); 2] = [
@@ -93,7 +94,14 @@ impl KeyError {
 #[derive(Clone)]
 pub struct PublicKey {
     octets: [u8; 32],
-    point: Arc<EdwardsPoint>,
+    point: Arc<Point>,
+}
+
+struct Point {
+    point: EdwardsPoint,
+    /// Made when the key is first said to have signed something: of the keys in a long list, few
+    /// ever are.
+    multiples: OnceLock<Multiples>,
 }
 
 impl PublicKey {
@@ -118,7 +126,7 @@ impl PublicKey {
         if point.is_small_order() {
             return Err(KeyError::SmallOrder { q: q() });
         }
-        Ok(Self { octets, point: Arc::new(point) })
+        Ok(Self { octets, point: Arc::new(Point { point, multiples: OnceLock::new() }) })
     }
 
     /// Reads `(public-key (ecc (curve Ed25519) (q …)))`.
@@ -149,9 +157,9 @@ impl PublicKey {
         hex(&self.octets)
     }
 
-    /// The point itself.
-    pub(crate) fn point(&self) -> &EdwardsPoint {
-        &self.point
+    /// Multiples of the point, for verifying what it has signed.
+    pub(crate) fn multiples(&self) -> &Multiples {
+        self.point.multiples.get_or_init(|| Multiples::new(&self.point.point))
     }
 }
 

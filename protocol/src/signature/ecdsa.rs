@@ -8,10 +8,14 @@
 //! Point and scalar arithmetic come from curve25519-dalek, which keeps the x coordinate to itself;
 //! what is needed of it is recovered from the compressed point with crypto-bigint.
 
+use super::multiples::Multiples;
 use crate::acl::PublicKey;
 use crypto_bigint::modular::{ConstMontyForm, ConstMontyParams};
 use crypto_bigint::{U256, const_prime_monty_params};
+use curve25519_dalek::edwards::CompressedEdwardsY;
+use curve25519_dalek::traits::Identity;
 use curve25519_dalek::{EdwardsPoint, Scalar};
+use std::sync::LazyLock;
 
 const_prime_monty_params!(
     Field,
@@ -36,20 +40,53 @@ const D: Coordinate = Coordinate::new(&U256::from_be_hex(
     "52036cee2b6ffe738cc740797779e89800700a4d4141d8ab75eb4dca135978a3",
 ));
 
+/// Multiples of the base point B.
+static BASE: LazyLock<Multiples> =
+    LazyLock::new(|| Multiples::new(&EdwardsPoint::mul_base(&Scalar::ONE)));
+
 /// The prime has 255 bits and n has 253, so that at most eight coordinates leave the same rest.
 const CANDIDATES: usize = 8;
 
-/// Whether (r, s), big-endian numbers with or without leading zeros, is a signature by `key` of a
-/// text with this SHA-256. All inputs are public, so that this takes its time as it comes.
-pub(super) fn verify(key: &PublicKey, digest: &[u8; 32], r: &[u8], s: &[u8]) -> bool {
-    let (Some(r), Some(s)) = (in_range(r), in_range(s)) else { return false };
-    let inverse = s.invert();
-    let point = EdwardsPoint::vartime_double_scalar_mul_basepoint(
-        &(r * inverse),
-        key.point(),
-        &(hash(digest) * inverse),
-    );
-    has_x_modulo_order(&point, &r)
+/// A signature that is well-formed, and still to be verified.
+pub(crate) struct Claim<'a> {
+    key: &'a PublicKey,
+    hash: Scalar,
+    r: Scalar,
+    s: Scalar,
+}
+
+impl<'a> Claim<'a> {
+    /// The claim that (r, s), big-endian numbers with or without leading zeros, is a signature by
+    /// `key` of a text with this SHA-256; none if they are no numbers of a signature.
+    pub(super) fn new(key: &'a PublicKey, digest: &[u8; 32], r: &[u8], s: &[u8]) -> Option<Self> {
+        Some(Self { key, hash: hash(digest), r: in_range(r)?, s: in_range(s)? })
+    }
+
+    /// By whom it is said to be.
+    pub(crate) fn key(&self) -> &'a PublicKey {
+        self.key
+    }
+}
+
+/// Which of the claims are true, in their order. Together they share two inversions, which are a
+/// third of the work on one alone. All inputs are public, so that this takes its time as it comes.
+pub(crate) fn verify_all(claims: &[Claim<'_>]) -> Vec<bool> {
+    let mut inverses: Vec<Scalar> = claims.iter().map(|claim| claim.s).collect();
+    Scalar::invert_batch_alloc(&mut inverses);
+    let points: Vec<EdwardsPoint> = claims
+        .iter()
+        .zip(&inverses)
+        .map(|(claim, inverse)| {
+            let point = BASE.add_product(EdwardsPoint::identity(), &(claim.hash * inverse));
+            claim.key.multiples().add_product(point, &(claim.r * inverse))
+        })
+        .collect();
+    let compressed = EdwardsPoint::compress_batch_alloc(&points);
+    claims
+        .iter()
+        .zip(compressed)
+        .map(|(claim, point)| has_x_modulo_order(&point, &claim.r))
+        .collect()
 }
 
 /// The digest as ECDSA takes it: the upper 253 of its 256 bits.
@@ -62,7 +99,7 @@ pub(super) fn hash(digest: &[u8; 32]) -> Scalar {
 
 /// The affine x coordinate of `point` modulo n.
 pub(super) fn x_modulo_order(point: &EdwardsPoint) -> Scalar {
-    let (y, odd) = compressed(point);
+    let (y, odd) = coordinates(&point.compress());
     let (numerator, denominator) = x_squared(&y);
     let square =
         numerator * denominator.invert().expect_copied("d·y² is never -1, as -1/d is not a square");
@@ -73,8 +110,8 @@ pub(super) fn x_modulo_order(point: &EdwardsPoint) -> Scalar {
 
 /// Whether the affine x coordinate of `point` is `r` modulo n: cheaper than to compute it, as it
 /// takes neither a root nor a division.
-fn has_x_modulo_order(point: &EdwardsPoint, r: &Scalar) -> bool {
-    let (y, odd) = compressed(point);
+fn has_x_modulo_order(point: &CompressedEdwardsY, r: &Scalar) -> bool {
+    let (y, odd) = coordinates(point);
     let (numerator, denominator) = x_squared(&y);
     let first = U256::from_le_slice(r.as_bytes());
     std::iter::successors(Some(first), |x| Some(x.wrapping_add(&ORDER)))
@@ -85,8 +122,8 @@ fn has_x_modulo_order(point: &EdwardsPoint, r: &Scalar) -> bool {
 }
 
 /// y, and whether x is odd.
-fn compressed(point: &EdwardsPoint) -> (Coordinate, bool) {
-    let mut octets = point.compress().to_bytes();
+fn coordinates(point: &CompressedEdwardsY) -> (Coordinate, bool) {
+    let mut octets = point.to_bytes();
     let odd = octets[31] & 0x80 != 0;
     octets[31] &= 0x7f;
     (Coordinate::new(&U256::from_le_slice(&octets)), odd)
@@ -158,9 +195,10 @@ mod tests {
             let scalar = Scalar::from_bytes_mod_order(wide);
             let point = EdwardsPoint::mul_base(&scalar);
             let x = x_modulo_order(&point);
-            prop_assert!(has_x_modulo_order(&point, &x));
-            prop_assert!(!has_x_modulo_order(&point, &(x + Scalar::ONE)));
-            prop_assert!(!has_x_modulo_order(&-point, &x) || x == Scalar::ZERO);
+            let (there, opposite) = (point.compress(), (-point).compress());
+            prop_assert!(has_x_modulo_order(&there, &x));
+            prop_assert!(!has_x_modulo_order(&there, &(x + Scalar::ONE)));
+            prop_assert!(!has_x_modulo_order(&opposite, &x) || x == Scalar::ZERO);
         }
     }
 }

@@ -143,10 +143,10 @@ mod tests {
             let (r, s) = key.numbers(&digest);
             let (r, s) = (r.to_bytes(), (-s).to_bytes());
             let reversed = |mut octets: [u8; 32]| { octets.reverse(); octets };
-            prop_assert!(
-                !ecdsa::verify(key.public_key(), &digest, &reversed(r), &reversed(s)),
-                "the negated s must not verify"
-            );
+            let claim =
+                ecdsa::Claim::new(key.public_key(), &digest, &reversed(r), &reversed(s));
+            let claim = claim.expect("both are in range");
+            prop_assert_eq!(ecdsa::verify_all(&[claim]), [false], "the negated s must not verify");
         }
     }
 

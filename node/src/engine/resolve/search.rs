@@ -2,8 +2,9 @@
 //! as soon as it is known, and none waits longer than it is worth.
 
 use super::super::{Holder, Inner};
+use super::believe::Verdict;
 use super::swarm::{ask_swarm, ask_upstream};
-use super::{Known, Waiting, verify};
+use super::{Known, Waiting};
 use crate::upstream::NarinfoReply;
 use bytes::Bytes;
 use libp2p::PeerId;
@@ -19,10 +20,14 @@ use tracing::warn;
 
 /// What a search hears.
 pub(super) enum Heard {
+    /// Upstream has no narinfo of this hash to give.
     Upstream(StoreHash, NarinfoReply),
+    /// Narinfos that upstream gave have been judged.
+    Judged(Vec<Verdict>),
     /// Upstream has answered everything that it will.
     UpstreamDone,
-    Peer(PeerId, Vec<(StoreHash, crate::net::Held)>),
+    /// What a peer holds, judged.
+    Peer(PeerId, Vec<(Verdict, crate::net::Held)>),
     /// All peers that were asked have answered or failed, the DHT's included.
     SwarmDone,
 }
@@ -126,7 +131,8 @@ impl Search {
 
     fn hear(&mut self, event: Heard) {
         match event {
-            Heard::Upstream(hash, NarinfoReply::Found { body, .. }) => self.take(&hash, &body),
+            Heard::Judged(verdicts) => verdicts.into_iter().for_each(|verdict| self.take(verdict)),
+            Heard::Upstream(_, NarinfoReply::Found { .. }) => {}
             Heard::Upstream(hash, NarinfoReply::NotFound { .. }) => {
                 if self.swarm && !self.swarm_is_late() {
                     self.refused.insert(hash);
@@ -148,12 +154,12 @@ impl Search {
                 self.give_up_late();
             }
             Heard::Peer(peer, answers) => {
-                for (hash, held) in answers {
-                    self.take(&hash, &held.narinfo);
-                    let known = self.inner.known.get(&hash);
-                    if known.is_some() && held.root.is_some() {
-                        self.inner.note_holder(hash, Holder::new(peer, &held));
+                for (verdict, held) in answers {
+                    let is_believed = verdict.known.is_some();
+                    if is_believed && held.root.is_some() {
+                        self.inner.note_holder(verdict.hash, Holder::new(peer, &held));
                     }
+                    self.take(verdict);
                 }
             }
         }
@@ -173,18 +179,13 @@ impl Search {
         }
     }
 
-    fn take(&mut self, hash: &StoreHash, narinfo: &[u8]) {
-        if self.inner.known.contains_key(hash) {
-            let known = self.inner.known.get(hash);
-            return self.answer(hash, known);
+    fn take(&mut self, verdict: Verdict) {
+        let Some(known) = verdict.known else { return };
+        if verdict.is_new {
+            self.inner.misses.invalidate(&verdict.hash);
+            self.found.push(known.clone());
         }
-        let acl = self.inner.acl.load();
-        let Some(known) = verify(&self.inner, hash, narinfo, &acl) else { return };
-        let known = Arc::new(known);
-        self.inner.known.insert(*hash, known.clone());
-        self.inner.misses.invalidate(hash);
-        self.found.push(known.clone());
-        self.answer(hash, Some(known));
+        self.answer(&verdict.hash, Some(known));
     }
 
     fn answer(&mut self, hash: &StoreHash, known: Option<Arc<Known>>) {

@@ -1,8 +1,10 @@
 //! Whom a search asks: upstream, the nearest peers, and whoever the DHT names.
 
 use super::super::{Holder, Inner};
+use super::believe::{Judgements, VERIFIED_AT_ONCE, Verdict};
 use super::search::{HEARD, Heard};
 use crate::net::{Held, Net};
+use crate::upstream::NarinfoReply;
 use futures::stream::{FuturesUnordered, StreamExt};
 use libp2p::PeerId;
 use narswarm_protocol::limits;
@@ -22,9 +24,35 @@ pub(super) async fn ask_upstream(
 ) {
     let Some(upstreams) = &inner.upstreams else { return };
     let mut replies = upstreams.narinfos(hashes);
-    while let Some((hash, reply)) = replies.next().await {
-        if say.send(Heard::Upstream(hash, reply)).await.is_err() {
-            return;
+    let mut judgements = Judgements::new(inner.clone());
+    let (mut arrived, mut is_open) = (Vec::new(), true);
+    loop {
+        tokio::select! {
+            Some(verdicts) = judgements.next() => {
+                if say.send(Heard::Judged(verdicts)).await.is_err() {
+                    return;
+                }
+            }
+            count = replies.next_many(&mut arrived, VERIFIED_AT_ONCE),
+                if is_open && judgements.has_room() =>
+            {
+                is_open = count > 0;
+                let mut offers = Vec::with_capacity(count);
+                for (hash, reply) in arrived.drain(..) {
+                    match reply {
+                        NarinfoReply::Found { body, .. } => offers.push((hash, body)),
+                        other => {
+                            if say.send(Heard::Upstream(hash, other)).await.is_err() {
+                                return;
+                            }
+                        }
+                    }
+                }
+                if !offers.is_empty() {
+                    judgements.begin(offers);
+                }
+            }
+            else => break,
         }
     }
     let _ = say.send(Heard::UpstreamDone).await;
@@ -44,7 +72,7 @@ pub(super) async fn ask_swarm(
     }
     let mut missing: HashSet<_> = hashes.iter().copied().collect();
     let asked = inner.peers_to_ask();
-    query_peers(&net, &asked, &hashes, &mut missing, &say).await;
+    query_peers(&inner, &net, &asked, &hashes, &mut missing, &say).await;
     if thoroughly && !missing.is_empty() {
         ask_dht(&inner, &net, &asked, missing, &say).await;
     }
@@ -52,6 +80,7 @@ pub(super) async fn ask_swarm(
 }
 
 async fn query_peers(
+    inner: &Arc<Inner>,
     net: &Net,
     peers: &[PeerId],
     hashes: &[StoreHash],
@@ -59,10 +88,10 @@ async fn query_peers(
     say: &mpsc::Sender<Heard>,
 ) {
     let mut queries: FuturesUnordered<_> =
-        peers.iter().map(|&peer| query(net, peer, hashes.to_vec())).collect();
+        peers.iter().map(|&peer| query(inner, net, peer, hashes.to_vec())).collect();
     while let Some((peer, held)) = queries.next().await {
-        for (hash, _) in &held {
-            missing.remove(hash);
+        for (verdict, _) in &held {
+            missing.remove(&verdict.hash);
         }
         if say.send(Heard::Peer(peer, held)).await.is_err() {
             return;
@@ -73,7 +102,7 @@ async fn query_peers(
 /// Looks up what is missing, some of it at a time, and asks whoever provides one item for all that
 /// is missing: who holds one mostly holds its neighbours too. Ends when a round finds nobody new.
 async fn ask_dht(
-    inner: &Inner,
+    inner: &Arc<Inner>,
     net: &Net,
     asked: &[PeerId],
     mut missing: HashSet<StoreHash>,
@@ -101,7 +130,7 @@ async fn ask_dht(
 
 /// One round: finds providers of `hashes` and asks each new one for everything missing.
 async fn ask_providers(
-    inner: &Inner,
+    inner: &Arc<Inner>,
     net: &Net,
     hashes: &[StoreHash],
     asked: &mut HashSet<PeerId>,
@@ -119,12 +148,12 @@ async fn ask_providers(
                 if !inner.is_banned(&provider.peer) && asked.insert(provider.peer) {
                     let wanted: Vec<_> =
                         missing.iter().copied().take(limits::MAX_QUERY_HASHES).collect();
-                    queries.push(query(net, provider.peer, wanted));
+                    queries.push(query(inner, net, provider.peer, wanted));
                 }
             }
             Some((peer, held)) = queries.next() => {
-                for (hash, _) in &held {
-                    missing.remove(hash);
+                for (verdict, _) in &held {
+                    missing.remove(&verdict.hash);
                 }
                 if say.send(Heard::Peer(peer, held)).await.is_err() {
                     return;
@@ -134,18 +163,36 @@ async fn ask_providers(
     }
 }
 
-/// Asks one peer; nothing when it fails.
+/// Asks one peer, and judges what it says; nothing when it fails.
 async fn query(
+    inner: &Arc<Inner>,
     net: &Net,
     peer: PeerId,
     hashes: Vec<StoreHash>,
-) -> (PeerId, Vec<(StoreHash, Held)>) {
+) -> (PeerId, Vec<(Verdict, Held)>) {
     let answers = net.query(peer, &hashes).await.unwrap_or_else(|error| {
         debug!("query: {error}");
         Vec::new()
     });
     let held = hashes.into_iter().zip(answers);
-    (peer, held.filter_map(|(hash, held)| Some((hash, held?))).collect())
+    let held: Vec<_> = held.filter_map(|(hash, held)| Some((hash, held?))).collect();
+    let (mut judgements, mut verdicts) = (Judgements::new(inner.clone()), Vec::new());
+    for part in held.chunks(VERIFIED_AT_ONCE) {
+        if !judgements.has_room() {
+            verdicts.extend(judgements.next().await.unwrap_or_default());
+        }
+        judgements.begin(part.iter().map(|(hash, held)| (*hash, held.narinfo.clone())).collect());
+    }
+    while let Some(more) = judgements.next().await {
+        verdicts.extend(more);
+    }
+    // Both are in the same order, but a judgement that failed leaves a gap.
+    let mut held = held.into_iter();
+    let judged = verdicts.into_iter().filter_map(|verdict| {
+        let (_, held) = held.find(|(hash, _)| *hash == verdict.hash)?;
+        Some((verdict, held))
+    });
+    (peer, judged.collect())
 }
 
 impl Inner {
@@ -194,7 +241,7 @@ impl Inner {
         tokio::spawn(async move {
             while let Some(event) = heard.recv().await {
                 let Heard::Peer(peer, answers) = event else { continue };
-                for (hash, held) in answers {
+                for (Verdict { hash, .. }, held) in answers {
                     if held.root.is_none() {
                         continue;
                     }
