@@ -184,9 +184,6 @@ impl Engine {
             upstream_rate: Mutex::default(),
             seed: rand::random(),
         };
-        if let Some(upstreams) = &inner.upstreams {
-            upstreams.connect_ahead();
-        }
         Self { inner: Arc::new(inner) }
     }
 

@@ -8,7 +8,7 @@ use crate::http::{self, Backend, HttpConfig, StatusReport};
 use crate::metrics::Metrics;
 use crate::net::{Net, NetConfig, NetError};
 use crate::store::{DataDir, RunInfo, Store, StoreConfig};
-use crate::upstream::{UpstreamConfig, Upstreams};
+use crate::upstream::{UpstreamConfig, Upstreams, UpstreamsError};
 use anyhow::Context;
 use libp2p::Multiaddr;
 use narswarm_protocol::limits;
@@ -16,9 +16,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::net::TcpListener;
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
+use url::Url;
 
 /// A running node.
 pub struct Node {
@@ -37,13 +39,15 @@ impl Node {
     /// # Errors
     /// What keeps it from starting, naming the file, address or setting at fault.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
+        // Reading the system's certificates takes as long as all the rest, and the connection to
+        // the first server a round trip: both begin while the store is opened.
+        let urls = config.upstreams.clone();
+        let upstreams = spawn_blocking(move || connect_upstreams(urls));
         let loaded = acl::load(&config.acl)?;
         let data = DataDir::open(&config.data_dir)?;
         let store = open_store(&data, &config)?;
         let metrics = Arc::new(Metrics::new());
-        let upstreams = (!config.upstreams.is_empty())
-            .then(|| Upstreams::new(config.upstreams.clone(), UpstreamConfig::default()))
-            .transpose()?;
+        let upstreams = upstreams.await.context("setting up the upstreams was cut off")??;
         let listener = TcpListener::bind(config.http).await.with_context(|| {
             format!("cannot listen for guix on {}; choose another with --http", config.http)
         })?;
@@ -128,7 +132,7 @@ impl Node {
         }
         self.net.shutdown().await;
         let (store, data) = (self.store, self.data);
-        let _ = tokio::task::spawn_blocking(move || {
+        let _ = spawn_blocking(move || {
             store.close();
             drop(data);
         })
@@ -160,6 +164,16 @@ impl Node {
         }
         info!("substitute URL: http://{}", self.http);
     }
+}
+
+/// The substitute servers, if there are any, and connections to them under way.
+fn connect_upstreams(urls: Vec<Url>) -> Result<Option<Upstreams>, UpstreamsError> {
+    if urls.is_empty() {
+        return Ok(None);
+    }
+    let upstreams = Upstreams::new(urls, UpstreamConfig::default())?;
+    upstreams.connect_ahead();
+    Ok(Some(upstreams))
 }
 
 fn open_store(data: &DataDir, config: &Config) -> anyhow::Result<Arc<Store>> {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesOrdered, StreamExt};
 use narswarm_protocol::narinfo::{UnverifiedNarinfo, VerifiedNarinfo};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::thread::available_parallelism;
 use tracing::debug;
 
@@ -113,7 +113,9 @@ impl Judgements {
     }
 }
 
-/// Cores that this process may use.
+/// Cores that this process may use, asked once: the answer is read from files.
 pub(super) fn cores() -> usize {
-    available_parallelism().map_or(1, usize::from)
+    static CORES: LazyLock<usize> =
+        LazyLock::new(|| available_parallelism().map_or(1, usize::from));
+    *CORES
 }
