@@ -13,7 +13,8 @@
 //!   (who holds which pieces);
 //! - conversation: [`provider_key`] (where holders are looked up), [`wire`] (messages between
 //!   peers);
-//! - decisions: [`fetch`] (whom to ask for which piece, and what to do when it goes wrong);
+//! - decisions: [`fetch`] (whom to ask for which piece, and what to do when it goes wrong), [`upload`]
+//!   (who is given which piece next);
 //! - [`limits`]: every bound, with its reason.
 
 #![forbid(unsafe_code)]
@@ -31,4 +32,5 @@ pub mod provider_key;
 pub mod sexp;
 pub mod signature;
 pub mod store_path;
+pub mod upload;
 pub mod wire;

@@ -390,3 +390,17 @@ pub const MAX_NAR_DIRECTORY_ENTRIES: u32 = 1 << 20;
 /// Most entries of a nar in all: ten times TeX Live's, so that nobody is made to create inodes
 /// without end.
 pub const MAX_NAR_ENTRIES: u32 = 1 << 22;
+
+// --- serving
+
+/// How long an asker whose wishes wait is left without a word. Less than half of the silence
+/// after which it takes a source for frozen, so that one late message does no harm.
+pub const UPLOAD_HEARTBEAT: std::time::Duration = std::time::Duration::from_millis(300);
+
+/// Octets of pieces in slots above which no other is begun: what every slot takes of the smallest
+/// pieces, thrice, and one piece at a time of the largest nars.
+pub const MAX_GIVEN_BYTES: u64 = 24 << 20;
+
+/// Nars of which it is remembered how often each piece was given, besides those that are wanted
+/// now: 4 KiB each for large ones.
+pub const MAX_COUNTED_NARS: usize = 1024;
