@@ -109,8 +109,8 @@ impl Net {
                 book.add(peer, [address.clone()]);
             }
         }
-        let server = serve::Server::new(responder, config.timing.clone(), counters.clone());
-        let server = Arc::new(server);
+        let (timing, upload) = (config.timing.clone(), config.upload);
+        let server = Arc::new(serve::Server::new(responder, upload, timing, counters.clone()));
         let acceptor = Arc::new(serve::Acceptor(server.clone()));
         let (behaviour, control) = behaviour::Behaviour::new(&config, book.clone(), acceptor);
         let transport = transport::build(&config.keypair)?;

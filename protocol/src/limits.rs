@@ -292,7 +292,8 @@ pub const MAX_QUEUED_OPENS: usize = 1024;
 /// Most peers that are dialled because somebody wants to open a stream to them.
 pub const MAX_AWAITED_PEERS: usize = 256;
 
-/// Most fetch sessions that are served at once: each holds up to 4 MiB of frames read ahead.
+/// Most fetch sessions that are served at once: each waits the longer for its turn, and may have up
+/// to 64 nars open. What is read ahead is bounded for all of them by [`MAX_GIVEN_BYTES`].
 pub const MAX_SERVED_FETCHES: usize = 128;
 
 /// Most queries that are answered at once: each holds up to 8 MiB of answers when narinfos are
@@ -404,3 +405,7 @@ pub const MAX_GIVEN_BYTES: u64 = 24 << 20;
 /// Nars of which it is remembered how often each piece was given, besides those that are wanted
 /// now: 4 KiB each for large ones.
 pub const MAX_COUNTED_NARS: usize = 1024;
+
+/// Most fetch sessions that are being told that the node is busy; each takes a few kilobytes for
+/// two seconds at most.
+pub const MAX_REFUSED_FETCHES: usize = 128;

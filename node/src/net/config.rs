@@ -2,6 +2,7 @@
 
 use libp2p::identity::Keypair;
 use libp2p::{Multiaddr, PeerId};
+use narswarm_protocol::upload::UploadConfig;
 use std::time::Duration;
 
 /// How to take part in the network.
@@ -20,6 +21,8 @@ pub struct NetConfig {
     pub mdns: bool,
     /// Whether to answer lookups of others in the DHT. Nodes that share nothing don't.
     pub server: bool,
+    /// How much is given to others, and to how many at once.
+    pub upload: UploadConfig,
     /// Waits and rates.
     pub timing: NetTiming,
 }
@@ -35,6 +38,7 @@ impl NetConfig {
             known_peers: Vec::new(),
             mdns: false,
             server: true,
+            upload: UploadConfig::default(),
             timing: NetTiming::default(),
         }
     }

@@ -13,7 +13,7 @@ pub struct NetCounters {
     pub served_pieces: AtomicU64,
     /// Queries of peers answered.
     pub served_queries: AtomicU64,
-    /// Streams of peers reset because too many were being served in all.
+    /// Streams of peers refused because too many were being served in all.
     pub refused_busy: AtomicU64,
     /// Streams of peers reset because they broke the protocol or stalled.
     pub refused_faulty: AtomicU64,

@@ -1,8 +1,12 @@
 //! Serving peers: the holder's side of both protocols, bounded in all it does.
 
+mod busy;
 mod fetch;
+mod giving;
+mod numbers;
 mod query;
 mod queue;
+mod write;
 
 use super::config::NetTiming;
 use super::counters::NetCounters;
@@ -10,11 +14,15 @@ use super::error::PeerError;
 use super::messages::Conversation;
 use super::responder::Responder;
 use super::streams::{Accept, PeerStream, Protocol};
+use giving::Giving;
 use libp2p::PeerId;
-use narswarm_protocol::limits::{MAX_BLOCKING_CALLS, MAX_SERVED_FETCHES, MAX_SERVED_QUERIES};
+use narswarm_protocol::limits::{
+    MAX_BLOCKING_CALLS, MAX_REFUSED_FETCHES, MAX_SERVED_FETCHES, MAX_SERVED_QUERIES,
+};
+use narswarm_protocol::upload::UploadConfig;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -25,6 +33,10 @@ pub struct Server {
     counters: Arc<NetCounters>,
     queries: Arc<Semaphore>,
     fetches: Arc<Semaphore>,
+    /// Bounds the sessions that are told that the node is busy.
+    refusals: Arc<Semaphore>,
+    /// Decides what is given next, for all sessions.
+    giving: Arc<Giving>,
     /// Bounds the calls of the responder.
     calls: Arc<Semaphore>,
     tasks: TaskTracker,
@@ -32,21 +44,33 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server that gives what `responder` has.
+    /// A server that gives what `responder` has, as much as `upload` allows.
     pub fn new(
         responder: Arc<dyn Responder>,
+        upload: UploadConfig,
         timing: NetTiming,
         counters: Arc<NetCounters>,
     ) -> Self {
+        let (giving, tasks) = (Arc::new(Giving::new(upload)), TaskTracker::new());
+        let stop = CancellationToken::new();
+        let (clock, stopped) = (giving.clone(), stop.clone());
+        tasks.spawn(async move {
+            tokio::select! {
+                () = clock.run() => {}
+                () = stopped.cancelled() => {}
+            }
+        });
         Self {
             responder,
             timing,
             counters,
             queries: Arc::new(Semaphore::new(MAX_SERVED_QUERIES)),
             fetches: Arc::new(Semaphore::new(MAX_SERVED_FETCHES)),
+            refusals: Arc::new(Semaphore::new(MAX_REFUSED_FETCHES)),
+            giving,
             calls: Arc::new(Semaphore::new(MAX_BLOCKING_CALLS)),
-            tasks: TaskTracker::new(),
-            stop: CancellationToken::new(),
+            tasks,
+            stop,
         }
     }
 
@@ -55,6 +79,33 @@ impl Server {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+    }
+}
+
+/// How a stream is dealt with, and the place that it takes.
+enum Admitted {
+    Query(OwnedSemaphorePermit),
+    Fetch(OwnedSemaphorePermit),
+    /// It is told that there is no room.
+    Busy(OwnedSemaphorePermit),
+}
+
+impl Server {
+    /// A place for one more stream; `None` when it is not even told that there is none.
+    fn admit(&self, protocol: Protocol) -> Option<Admitted> {
+        let place = |places: &Arc<Semaphore>| places.clone().try_acquire_owned().ok();
+        let admitted = match protocol {
+            Protocol::Query => place(&self.queries).map(Admitted::Query),
+            Protocol::Fetch => place(&self.fetches).map(Admitted::Fetch),
+        };
+        if admitted.is_some() {
+            return admitted;
+        }
+        self.counters.refused_busy.fetch_add(1, Ordering::Relaxed);
+        match protocol {
+            Protocol::Query => None,
+            Protocol::Fetch => place(&self.refusals).map(Admitted::Busy),
+        }
     }
 }
 
@@ -79,21 +130,17 @@ pub struct Acceptor(pub Arc<Server>);
 impl Accept for Acceptor {
     fn accept(&self, peer: PeerId, protocol: Protocol, stream: PeerStream) {
         let server = self.0.clone();
-        let slots = match protocol {
-            Protocol::Query => &server.queries,
-            Protocol::Fetch => &server.fetches,
-        };
-        let Ok(permit) = slots.clone().try_acquire_owned() else {
-            server.counters.refused_busy.fetch_add(1, Ordering::Relaxed);
+        let Some(admitted) = server.admit(protocol) else {
             tracing::debug!(%peer, protocol = protocol.name(), "refused: too many are served");
             return;
         };
         let with = Conversation { peer, protocol: protocol.name(), stall: server.timing.stall };
         let (tasks, stop) = (server.tasks.clone(), server.stop.clone());
         let serve = async move {
-            let served = match protocol {
-                Protocol::Query => query::serve(&server, with, stream).await,
-                Protocol::Fetch => fetch::serve(&server, with, stream).await,
+            let (served, permit) = match admitted {
+                Admitted::Query(permit) => (query::serve(&server, with, stream).await, permit),
+                Admitted::Fetch(permit) => (fetch::serve(&server, with, stream).await, permit),
+                Admitted::Busy(permit) => (busy::refuse(with, stream).await, permit),
             };
             drop(permit);
             if let Err(error) = served {

@@ -1,8 +1,14 @@
 //! The yamux multiplexer with frames of 64 KiB and bounded windows.
 //!
 //! libp2p-yamux is the same adapter without a way to set either. Frames of 16 KiB, its default,
-//! cost a third of the throughput; windows without a bound cost whatever a stranger likes.
+//! cost a third of the throughput; windows without a bound cost whatever a stranger likes. And
+//! here a flush waits until the stream's octets have left, see `departures`.
 
+mod departures;
+
+pub use departures::BACKLOG_BYTES;
+
+use departures::{Departures, Outgoing, Watched};
 use futures::{AsyncRead, AsyncWrite, future, ready};
 use libp2p::core::UpgradeInfo;
 use libp2p::core::muxing::{StreamMuxer, StreamMuxerEvent};
@@ -12,7 +18,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
-use yamux::{Connection, ConnectionError, Mode, Stream};
+use yamux::{Connection, ConnectionError, Mode};
 
 /// The name under which the upgrade is negotiated.
 const PROTOCOL: &str = "/yamux/1.0.0";
@@ -37,24 +43,27 @@ impl Default for Config {
 
 /// A multiplexed connection.
 pub struct Muxer<C> {
-    connection: Connection<C>,
+    connection: Connection<Outgoing<C>>,
+    departures: Departures,
     /// Streams that the remote opened while only the connection was being polled. They cannot be
     /// more than the connection's own limit, so none is ever dropped.
-    opened: VecDeque<Stream>,
+    opened: VecDeque<Watched>,
     /// Whom to wake when a stream is put there.
     waiting: Option<Waker>,
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin> Muxer<C> {
     fn new(io: C, config: yamux::Config, mode: Mode) -> Self {
-        let connection = Connection::new(io, config, mode);
-        Self { connection, opened: VecDeque::new(), waiting: None }
+        let departures = Departures::default();
+        let connection = Connection::new(Outgoing::new(io, departures.clone()), config, mode);
+        Self { connection, departures, opened: VecDeque::new(), waiting: None }
     }
 
     /// Moves the connection on, which is possible only by asking for the next inbound stream.
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Stream, ConnectionError>> {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Watched, ConnectionError>> {
         let next = ready!(self.connection.poll_next_inbound(cx));
-        Poll::Ready(next.unwrap_or(Err(ConnectionError::Closed)))
+        let next = next.unwrap_or(Err(ConnectionError::Closed));
+        Poll::Ready(next.map(|stream| self.departures.watch(stream)))
     }
 }
 
@@ -66,14 +75,20 @@ fn io_error(error: ConnectionError) -> io::Error {
     }
 }
 
+impl<C> Drop for Muxer<C> {
+    fn drop(&mut self) {
+        self.departures.close();
+    }
+}
+
 impl<C: AsyncRead + AsyncWrite + Unpin> StreamMuxer for Muxer<C> {
-    type Substream = Stream;
+    type Substream = Watched;
     type Error = io::Error;
 
     fn poll_inbound(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Stream, io::Error>> {
+    ) -> Poll<Result<Watched, io::Error>> {
         if let Some(stream) = self.opened.pop_front() {
             return Poll::Ready(Ok(stream));
         }
@@ -87,8 +102,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> StreamMuxer for Muxer<C> {
     fn poll_outbound(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Stream, io::Error>> {
-        self.connection.poll_new_outbound(cx).map_err(io_error)
+    ) -> Poll<Result<Watched, io::Error>> {
+        let opened = ready!(self.connection.poll_new_outbound(cx)).map_err(io_error)?;
+        Poll::Ready(Ok(self.departures.watch(opened)))
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,49 +1,44 @@
 //! Giving pieces: one session of `/narswarm/fetch/1`.
 //!
-//! Three loops run side by side in one task. One takes requests, one reads bursts of frames on a
-//! blocking thread a little ahead, one writes them. What was cancelled is dropped even when it
-//! has been read; an asker that stops reading loses the session.
+//! Three loops run side by side in one task. One takes requests, one reads what is granted in
+//! bursts on a blocking thread, a little ahead, one writes it ([`super::write`]). Which piece is
+//! granted when is decided for all sessions together, in [`super::giving`]. What was cancelled is
+//! dropped even when it has been read; an asker that stops reading loses the session.
 
-use super::queue::{Job, OpenNar, Queue};
+use super::giving::{Asker, Mailbox};
+use super::queue::{Job, News, OpenNar};
+use super::write::{Content, Outgoing, write_bursts};
 use super::{Server, call};
 use crate::net::error::PeerError;
 use crate::net::messages::Conversation;
 use crate::net::responder::{Responder, ServedNar};
 use crate::net::streams::PeerStream;
-use futures::io::{ReadHalf, WriteHalf};
-use futures::{AsyncReadExt, AsyncWriteExt};
+use futures::AsyncReadExt;
+use futures::io::ReadHalf;
 use narswarm_protocol::hash::NarHash;
 use narswarm_protocol::limits::{FETCH_BURST_BYTES, FETCH_BURSTS_AHEAD};
+use narswarm_protocol::piece::PieceLayout;
 use narswarm_protocol::piece_set::PieceSet;
+use narswarm_protocol::wire::HEADER_BYTES;
 use narswarm_protocol::wire::fetch::{
-    Encoding, FetchReply, FetchRequest, Frame, Opened, PieceHead, RefusedReason,
+    Encoding, FetchReply, FetchRequest, Frame, Opened, RefusedReason,
 };
-use narswarm_protocol::wire::{HEADER_BYTES, Message};
-use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 
 /// What is being done, in errors.
-const DOING: &str = "being given pieces";
+pub const DOING: &str = "being given pieces";
 
 /// How often an asker is told what has become available: often enough for a flash crowd, at
 /// most ten small messages a second.
 const AVAILABILITY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What there is to write.
-enum Outgoing {
-    Reply(FetchReply),
-    Piece { slot: u32, index: u32, frame: Frame },
-}
-
 /// What the three loops share.
-struct Session {
-    with: Conversation,
-    queue: Mutex<Queue>,
-    /// Rung when the queue has grown or has ended.
-    bell: Notify,
+pub struct Session {
+    pub with: Conversation,
+    pub mailbox: Arc<Mailbox>,
+    pub asker: Asker,
 }
 
 /// Serves one session until the asker ends it.
@@ -52,8 +47,9 @@ pub async fn serve(
     with: Conversation,
     stream: PeerStream,
 ) -> Result<(), PeerError> {
-    let session =
-        Arc::new(Session { with, queue: Mutex::new(Queue::default()), bell: Notify::new() });
+    let mailbox = Arc::<Mailbox>::default();
+    let asker = server.giving.join(mailbox.clone());
+    let session = Arc::new(Session { with, mailbox, asker });
     let (read, write) = stream.split();
     let (bursts, receiver) = mpsc::channel(FETCH_BURSTS_AHEAD);
     futures::try_join!(
@@ -70,23 +66,30 @@ async fn take_requests(
     mut stream: ReadHalf<PeerStream>,
     idle: Duration,
 ) -> Result<(), PeerError> {
-    let with = session.with;
+    let (with, mailbox) = (session.with, &session.mailbox);
     loop {
         let mut header = [0; HEADER_BYTES];
         let read = match tokio::time::timeout(idle, stream.read(&mut header)).await {
             Ok(read) => read.map_err(|error| with.failed(&error, DOING))?,
-            Err(_) if session.queue.lock().is_empty() => 0,
+            Err(_) if mailbox.queue.lock().is_idle() => 0,
             Err(_) => continue,
         };
         if read == 0 {
-            session.queue.lock().ended = true;
-            session.bell.notify_one();
+            mailbox.queue.lock().ended = true;
+            mailbox.bell.notify_one();
             return Ok(());
         }
         let request: FetchRequest = with.rest(&mut stream, header, read, DOING).await?;
-        let taken = session.queue.lock().take(request);
-        taken.map_err(|fault| with.violation(fault))?;
-        session.bell.notify_one();
+        let taken = mailbox.queue.lock().take(request);
+        match taken.map_err(|fault| with.violation(fault))? {
+            None => {}
+            Some(News::Want { number, runs }) => session.asker.want(number, &runs),
+            Some(News::Cancel { number, first, count }) => {
+                session.asker.cancel(number, first, count);
+            }
+            Some(News::Close { number }) => session.asker.release(number),
+        }
+        mailbox.bell.notify_one();
     }
 }
 
@@ -100,7 +103,7 @@ async fn read_ahead(
     loop {
         let closed = PeerError::Closed { peer: session.with.peer, doing: DOING };
         let Ok(room) = bursts.reserve().await else { return Err(closed) };
-        if !wait_for_work(session, &mut looked).await {
+        if !wait_for_work(&session.mailbox, &mut looked).await {
             return Ok(());
         }
         let (session, responder) = (session.clone(), server.responder.clone());
@@ -111,25 +114,28 @@ async fn read_ahead(
 
 /// Waits until there is a job; `false` when there never will be one. While nars are incomplete
 /// here, looks now and then what has come.
-async fn wait_for_work(session: &Session, looked: &mut Instant) -> bool {
+async fn wait_for_work(mailbox: &Mailbox, looked: &mut Instant) -> bool {
     loop {
         let may_grow = {
-            let mut queue = session.queue.lock();
+            let mut queue = mailbox.queue.lock();
             let may_grow = queue.may_grow() && !queue.ended;
             if may_grow && looked.elapsed() >= AVAILABILITY_INTERVAL {
                 *looked = Instant::now();
                 queue.tell_growth();
             }
-            if !queue.is_empty() || queue.ended {
-                return !queue.is_empty();
+            if !queue.is_empty() {
+                return true;
+            }
+            if queue.ended && queue.is_idle() {
+                return false;
             }
             may_grow
         };
         if may_grow {
             // Rung or not, the queue is looked at again.
-            let _ = tokio::time::timeout(AVAILABILITY_INTERVAL, session.bell.notified()).await;
+            let _ = tokio::time::timeout(AVAILABILITY_INTERVAL, mailbox.bell.notified()).await;
         } else {
-            session.bell.notified().await;
+            mailbox.bell.notified().await;
         }
     }
 }
@@ -138,21 +144,22 @@ async fn wait_for_work(session: &Session, looked: &mut Instant) -> bool {
 fn read_burst(session: &Session, responder: &dyn Responder) -> Vec<Outgoing> {
     let (mut burst, mut octets) = (Vec::new(), 0);
     while octets < FETCH_BURST_BYTES {
-        let job = session.queue.lock().next();
+        let job = session.mailbox.queue.lock().next();
         match job {
             None => break,
-            Some(Job::Open { slot, nar_hash, nar_size }) => {
-                let reply = open(session, responder, slot, nar_hash, nar_size);
-                burst.push(Outgoing::Reply(reply));
+            Some(Job::Open { slot, nar_hash, layout }) => {
+                open(session, responder, slot, nar_hash, layout, &mut burst);
             }
             Some(Job::Have { slot }) => burst.extend(have(session, slot).map(Outgoing::Reply)),
-            Some(Job::Piece { slot, index, nar }) => match piece(&*nar, index) {
-                Some(frame) => {
-                    octets += frame.bytes.len();
-                    burst.push(Outgoing::Piece { slot, index, frame });
-                }
-                None => burst.push(Outgoing::Reply(FetchReply::Missing { slot, index })),
-            },
+            Some(Job::StillHere { slot }) => {
+                burst.push(Outgoing::Reply(FetchReply::Have { slot, ranges: Vec::new() }));
+            }
+            Some(Job::Skip) => burst.push(Outgoing::Granted(Content::Nothing)),
+            Some(Job::Piece { slot, index, nar }) => {
+                let frame = piece(&*nar, index);
+                octets += frame.as_ref().map_or(0, |frame| frame.bytes.len());
+                burst.push(Outgoing::Granted(Content::Piece { slot, index, frame }));
+            }
         }
     }
     burst
@@ -177,74 +184,43 @@ fn piece(nar: &dyn ServedNar, index: u32) -> Option<Frame> {
     read.filter(limit)
 }
 
-/// Opens a nar for the asker, or says why not.
+/// Opens a nar for the asker, or says why not. The answer is in the burst before the first piece
+/// can be granted.
 fn open(
     session: &Session,
     responder: &dyn Responder,
     slot: u32,
     nar_hash: NarHash,
-    nar_size: u64,
-) -> FetchReply {
-    let refused = |reason| {
-        session.queue.lock().forget(slot);
-        FetchReply::Refused { slot, reason }
+    layout: PieceLayout,
+    burst: &mut Vec<Outgoing>,
+) {
+    let queue = &session.mailbox.queue;
+    let mut refuse = |reason| {
+        queue.lock().forget(slot);
+        burst.push(Outgoing::Reply(FetchReply::Refused { slot, reason }));
     };
-    let Some(nar) = responder.open(&nar_hash) else { return refused(RefusedReason::NotHeld) };
+    let Some(nar) = responder.open(&nar_hash) else { return refuse(RefusedReason::NotHeld) };
     let list = nar.list().clone();
-    if list.layout().nar_size() != nar_size {
-        return refused(RefusedReason::SizeDiffers);
+    if list.layout() != layout {
+        return refuse(RefusedReason::SizeDiffers);
     }
     let (root, held) = (nar.root(), nar.held());
-    session.queue.lock().opened(slot, OpenNar { nar, told: held.clone() });
-    FetchReply::Opened(Opened { slot, root, list, held })
+    let open = OpenNar { nar, told: held.clone() };
+    burst.push(Outgoing::Reply(FetchReply::Opened(Opened { slot, root, list, held })));
+    let again = queue.lock().has_open(&nar_hash);
+    let number = session.asker.number(nar_hash, layout, again);
+    let wanted = queue.lock().opened(slot, &nar_hash, number, open);
+    match wanted {
+        Some(runs) => session.asker.want(number, &runs),
+        None => session.asker.release(number),
+    }
 }
 
 /// What has become available of a nar since the asker was last told.
 fn have(session: &Session, slot: u32) -> Option<FetchReply> {
-    let OpenNar { nar, told } = session.queue.lock().nar(slot)?;
+    let OpenNar { nar, told } = session.mailbox.queue.lock().nar(slot)?;
     let held: PieceSet = nar.held();
     let ranges = held.ranges_beyond(&told);
-    session.queue.lock().told(slot, held);
+    session.mailbox.queue.lock().told(slot, held);
     (!ranges.is_empty()).then_some(FetchReply::Have { slot, ranges })
-}
-
-/// Writes what was read, and leaves out what was cancelled.
-async fn write_bursts(
-    server: &Server,
-    session: &Session,
-    mut stream: WriteHalf<PeerStream>,
-    mut bursts: mpsc::Receiver<Vec<Outgoing>>,
-) -> Result<(), PeerError> {
-    let (with, mut head) = (session.with, Vec::new());
-    while let Some(burst) = bursts.recv().await {
-        head.clear();
-        for outgoing in burst {
-            match outgoing {
-                Outgoing::Reply(FetchReply::Missing { slot, index }) => {
-                    if session.queue.lock().still_wanted(slot, index) {
-                        FetchReply::Missing { slot, index }.encode(&mut head);
-                    }
-                }
-                Outgoing::Reply(reply) => reply.encode(&mut head),
-                Outgoing::Piece { slot, index, frame } => {
-                    if !session.queue.lock().still_wanted(slot, index) {
-                        continue;
-                    }
-                    let (encoding, len) = (frame.encoding, frame.bytes.len() as u32);
-                    FetchReply::Piece(PieceHead { slot, index, encoding, len }).encode(&mut head);
-                    with.write(&mut stream, &head, DOING).await?;
-                    head.clear();
-                    with.write(&mut stream, &frame.bytes, DOING).await?;
-                    server.counters.served_bytes.fetch_add(len.into(), Ordering::Relaxed);
-                    server.counters.served_pieces.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-        }
-        with.write(&mut stream, &head, DOING).await?;
-        if bursts.is_empty() {
-            with.flush(&mut stream, DOING).await?;
-        }
-    }
-    let closed = tokio::time::timeout(with.stall, stream.close()).await;
-    closed.map_err(|_| with.timed_out(DOING))?.map_err(|error| with.failed(&error, DOING))
 }
