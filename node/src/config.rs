@@ -3,6 +3,7 @@
 //! Every setting is optional in the file, and unknown ones are refused, so that a misspelt name
 //! doesn't silently mean its default.
 
+use crate::rate::Rate;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use libp2p::Multiaddr;
@@ -131,6 +132,15 @@ pub struct NodeArgs {
     /// How swarm and upstream share the work [default: swarm-first].
     #[arg(long, env = "NARSWARM_UPSTREAM_MODE")]
     pub upstream_mode: Option<ModeName>,
+    /// Most that is given to peers, such as 500kB/s or 20Mbit/s [default: unlimited].
+    #[arg(long, env = "NARSWARM_UPLOAD_RATE", value_name = "RATE")]
+    pub upload_rate: Option<Rate>,
+    /// Most that is given to each peer [default: unlimited].
+    #[arg(long, env = "NARSWARM_UPLOAD_RATE_PER_PEER", value_name = "RATE")]
+    pub upload_rate_per_peer: Option<Rate>,
+    /// Most that is downloaded, from peers and substitute servers together [default: unlimited].
+    #[arg(long, env = "NARSWARM_DOWNLOAD_RATE", value_name = "RATE")]
+    pub download_rate: Option<Rate>,
     /// The store that substitutes are for [default: /gnu/store].
     #[arg(long, env = "NARSWARM_STORE", value_name = "DIR")]
     pub store: Option<PathBuf>,
@@ -153,6 +163,9 @@ struct FileConfig {
     acl: Option<Vec<PathBuf>>,
     store: Option<PathBuf>,
     cache_gib: Option<u64>,
+    upload_rate: Option<Rate>,
+    upload_rate_per_peer: Option<Rate>,
+    download_rate: Option<Rate>,
 }
 
 /// The configuration in effect.
@@ -186,6 +199,12 @@ pub struct Config {
     pub store: PathBuf,
     /// Most that the nar cache takes, in GiB; a seed's has no bound.
     pub cache_gib: u64,
+    /// Most that is given to all peers together.
+    pub upload_rate: Rate,
+    /// Most that is given to each peer.
+    pub upload_rate_per_peer: Rate,
+    /// Most that is downloaded, from peers and substitute servers together.
+    pub download_rate: Rate,
     /// Whether the peer addresses were chosen by the user: only the default ones may give way to
     /// free ports.
     #[serde(skip)]
@@ -224,6 +243,12 @@ impl Config {
             acl: list(&acl.acl, file.acl, Vec::new),
             store: node.store.clone().or(file.store).unwrap_or_else(|| "/gnu/store".into()),
             cache_gib: file.cache_gib.unwrap_or(DEFAULT_CACHE_GIB),
+            upload_rate: node.upload_rate.or(file.upload_rate).unwrap_or_default(),
+            upload_rate_per_peer: node
+                .upload_rate_per_peer
+                .or(file.upload_rate_per_peer)
+                .unwrap_or_default(),
+            download_rate: node.download_rate.or(file.download_rate).unwrap_or_default(),
             listen_is_default,
         })
     }
@@ -287,6 +312,19 @@ mod tests {
         assert_eq!(config.upstream_mode, ModeName::SwarmFirst);
         let none = load(file, &NodeArgs { no_upstream: true, ..Default::default() });
         assert!(none.expect("config").upstreams.is_empty());
+    }
+
+    #[test]
+    fn rates_are_taken_from_flags_and_the_file_with_their_units() {
+        let file = "upload_rate = \"20Mbit/s\"\ndownload_rate = \"1MB/s\"";
+        let download_rate = Some("500kB/s".parse().expect("a rate"));
+        let flags = NodeArgs { download_rate, ..Default::default() };
+        let config = load(file, &flags).expect("config");
+        assert_eq!(config.upload_rate.bytes_per_second(), Some(2_500_000));
+        assert_eq!(config.upload_rate_per_peer.bytes_per_second(), None);
+        assert_eq!(config.download_rate.bytes_per_second(), Some(500_000));
+        let error = load("upload_rate = \"fast\"", &NodeArgs::default()).expect_err("no rate");
+        assert!(format!("{error:#}").contains("500kB/s"), "says how it is written: {error:#}");
     }
 
     #[test]

@@ -15,5 +15,6 @@ pub mod metrics;
 pub mod nar_tree;
 pub mod net;
 pub mod node;
+pub mod rate;
 pub mod store;
 pub mod upstream;

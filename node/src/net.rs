@@ -45,6 +45,7 @@ pub use streams::Counters as StreamCounters;
 pub use transfer::{FetchRequests, FetchResponses};
 pub use transport::SetupError;
 
+use crate::rate::DownloadLimit;
 use book::Book;
 use dialing::Dialing;
 use futures::{FutureExt, StreamExt};
@@ -84,6 +85,7 @@ struct Inner {
     control: Control,
     counters: Arc<NetCounters>,
     timing: NetTiming,
+    download: DownloadLimit,
     server: Arc<serve::Server>,
     routing: Arc<KadRouting>,
     commands: mpsc::Sender<Command>,
@@ -134,9 +136,20 @@ impl Net {
         listen(&mut task, &config.listen).await?;
         let task = Mutex::new(Some(tokio::spawn(task.run())));
         let routing = Arc::new(KadRouting::new(commands.clone(), table, config.timing.find));
-        let timing = config.timing;
-        let inner =
-            Inner { peer, view, book, control, counters, timing, server, routing, commands, task };
+        let (timing, download) = (config.timing, config.download);
+        let inner = Inner {
+            peer,
+            view,
+            book,
+            control,
+            counters,
+            timing,
+            download,
+            server,
+            routing,
+            commands,
+            task,
+        };
         Ok((Self(Arc::new(inner)), subscription))
     }
 
@@ -213,8 +226,8 @@ impl Net {
         peer: PeerId,
     ) -> Result<(FetchRequests, FetchResponses), PeerError> {
         self.refuse_banned(peer)?;
-        let Inner { control, timing, counters, .. } = &*self.0;
-        let session = transfer::open(control, timing, counters, peer).await?;
+        let Inner { control, timing, counters, download, .. } = &*self.0;
+        let session = transfer::open(control, timing, counters, download, peer).await?;
         self.note_useful(peer);
         Ok(session)
     }

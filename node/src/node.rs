@@ -7,6 +7,7 @@ use crate::engine::{Engine, EngineConfig, announce_all};
 use crate::http::{self, Backend, HttpConfig, StatusReport};
 use crate::metrics::Metrics;
 use crate::net::{Net, NetConfig, NetError};
+use crate::rate::DownloadLimit;
 use crate::store::{DataDir, RunInfo, Store, StoreConfig};
 use crate::upstream::{UpstreamConfig, Upstreams, UpstreamsError};
 use anyhow::Context;
@@ -42,7 +43,9 @@ impl Node {
         // Reading the system's certificates takes as long as all the rest, and the connection to
         // the first server a round trip: both begin while the store is opened.
         let urls = config.upstreams.clone();
-        let upstreams = spawn_blocking(move || connect_upstreams(urls));
+        let download = DownloadLimit::new(config.download_rate);
+        let upstream = UpstreamConfig { download: download.clone(), ..UpstreamConfig::default() };
+        let upstreams = spawn_blocking(move || connect_upstreams(urls, upstream));
         let loaded = acl::load(&config.acl)?;
         let data = DataDir::open(&config.data_dir)?;
         let store = open_store(&data, &config)?;
@@ -61,7 +64,7 @@ impl Node {
         let engine =
             Engine::new(engine_config, store.clone(), upstreams, loaded.acl, metrics.clone());
         engine.set_http(http);
-        let (net, events) = start_net(&config, &data, &store, &engine).await?;
+        let (net, events) = start_net(&config, &data, &store, &engine, download).await?;
         engine.set_net(net.clone());
         data.write_run_json(&RunInfo {
             peer_id: net.peer_id().to_string(),
@@ -167,11 +170,14 @@ impl Node {
 }
 
 /// The substitute servers, if there are any, and connections to them under way.
-fn connect_upstreams(urls: Vec<Url>) -> Result<Option<Upstreams>, UpstreamsError> {
+fn connect_upstreams(
+    urls: Vec<Url>,
+    config: UpstreamConfig,
+) -> Result<Option<Upstreams>, UpstreamsError> {
     if urls.is_empty() {
         return Ok(None);
     }
-    let upstreams = Upstreams::new(urls, UpstreamConfig::default())?;
+    let upstreams = Upstreams::new(urls, config)?;
     upstreams.connect_ahead();
     Ok(Some(upstreams))
 }
@@ -191,6 +197,7 @@ async fn start_net(
     data: &DataDir,
     store: &Store,
     engine: &Engine,
+    download: DownloadLimit,
 ) -> anyhow::Result<(Net, tokio::sync::broadcast::Receiver<crate::net::NetEvent>)> {
     let mut net = NetConfig::new(data.keypair().clone());
     net.listen = config.listen.clone();
@@ -198,6 +205,9 @@ async fn start_net(
     net.known_peers = store.load_peers().unwrap_or_default();
     net.mdns = config.mdns;
     net.server = config.role != Role::Proxy;
+    net.upload.rate = config.upload_rate.bytes_per_second();
+    net.upload.per_peer_rate = config.upload_rate_per_peer.bytes_per_second();
+    net.download = download;
     match Net::start(net.clone(), engine.responder()).await {
         Err(NetError::Listen { address, reason }) if config.listen_is_default => {
             info!("{address} is not free ({reason}): taking free ports instead");

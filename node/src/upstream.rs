@@ -32,6 +32,7 @@ pub use error::{ResponseProblem, UpstreamError};
 pub use nar::{RawNar, RawPart, UpstreamNar};
 pub use request::{NarinfoReplies, NarinfoReply};
 
+use crate::rate::DownloadLimit;
 use dial::Origin;
 use narswarm_protocol::limits::MAX_UPSTREAMS;
 use narswarm_protocol::narinfo::NarSource;
@@ -75,6 +76,8 @@ pub struct UpstreamConfig {
     /// Longest time without an octet of a nar: TCP has tried a lost packet again some five times
     /// by then, and a reader is waiting.
     pub stall_timeout: Duration,
+    /// The cap on what is downloaded; narinfos are too small to count.
+    pub download: DownloadLimit,
     /// How this node calls itself.
     pub user_agent: String,
     /// Certificates to trust for HTTPS besides the system's, as of an institution's own CA.
@@ -94,6 +97,7 @@ impl Default for UpstreamConfig {
             window: 1000,
             first_byte_timeout: Duration::from_secs(20),
             stall_timeout: Duration::from_secs(12),
+            download: DownloadLimit::default(),
             user_agent: concat!("narswarm/", env!("CARGO_PKG_VERSION")).to_owned(),
             extra_roots: Vec::new(),
         }
@@ -289,6 +293,7 @@ impl Upstreams {
             nar_size,
             first_byte_timeout: inner.config.first_byte_timeout,
             stall_timeout: inner.config.stall_timeout,
+            download: inner.config.download.clone(),
         })
     }
 }

@@ -25,11 +25,12 @@ mod slots;
 #[cfg(test)]
 mod tests;
 
+pub use bucket::Bucket;
+
 use crate::fetch::Time;
 use crate::limits::{MAX_GIVEN_BYTES, UPLOAD_HEARTBEAT};
 use crate::piece::PieceLayout;
 use asker::{Asker, Given};
-use bucket::Bucket;
 use counts::Counts;
 use slots::Slots;
 use std::collections::{BTreeMap, BTreeSet};

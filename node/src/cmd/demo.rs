@@ -8,6 +8,7 @@ use crate::config::{Config, ModeName, Role};
 use crate::engine::mirror;
 use crate::nar_tree;
 use crate::node::Node;
+use crate::rate::Rate;
 use crate::store::{DataDir, Store, StoreConfig};
 use anyhow::{Context, bail, ensure};
 use clap::Args;
@@ -119,6 +120,9 @@ fn config(dir: &Path, role: Role, key: &Path, bootstrap: Vec<libp2p::Multiaddr>)
         acl: vec![key.to_owned()],
         store: "/gnu/store".into(),
         cache_gib: 8,
+        upload_rate: Rate::default(),
+        upload_rate_per_peer: Rate::default(),
+        download_rate: Rate::default(),
         listen_is_default: false,
     }
 }

@@ -1,5 +1,6 @@
 //! What the network is told at its start.
 
+use crate::rate::DownloadLimit;
 use libp2p::identity::Keypair;
 use libp2p::{Multiaddr, PeerId};
 use narswarm_protocol::upload::UploadConfig;
@@ -23,6 +24,8 @@ pub struct NetConfig {
     pub server: bool,
     /// How much is given to others, and to how many at once.
     pub upload: UploadConfig,
+    /// The cap on what is downloaded.
+    pub download: DownloadLimit,
     /// Waits and rates.
     pub timing: NetTiming,
 }
@@ -39,6 +42,7 @@ impl NetConfig {
             mdns: false,
             server: true,
             upload: UploadConfig::default(),
+            download: DownloadLimit::default(),
             timing: NetTiming::default(),
         }
     }

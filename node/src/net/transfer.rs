@@ -13,6 +13,7 @@ use super::counters::NetCounters;
 use super::error::PeerError;
 use super::messages::Conversation;
 use super::streams::{Control, PeerStream, Protocol};
+use crate::rate::DownloadLimit;
 use buffers::Buffers;
 use bytes::Bytes;
 use futures::AsyncReadExt;
@@ -43,6 +44,7 @@ struct Session {
     ended: AtomicBool,
     bell: Notify,
     counters: Arc<NetCounters>,
+    download: DownloadLimit,
 }
 
 /// The half of a fetch session that asks.
@@ -67,6 +69,7 @@ pub async fn open(
     control: &Control,
     timing: &NetTiming,
     counters: &Arc<NetCounters>,
+    download: &DownloadLimit,
     peer: PeerId,
 ) -> Result<(FetchRequests, FetchResponses), PeerError> {
     let stream = control.open(peer, Protocol::Fetch, timing.open).await?;
@@ -78,6 +81,7 @@ pub async fn open(
         ended: AtomicBool::new(false),
         bell: Notify::new(),
         counters: counters.clone(),
+        download: download.clone(),
     };
     let session = Arc::new(session);
     let (read, write) = stream.split();
@@ -246,7 +250,11 @@ impl FetchResponses {
             self.received.fetch_add(count, Ordering::Relaxed);
         };
         let with = self.session.with;
-        with.read_counted(&mut self.stream, &mut octets, received, DOING).await?;
+        let download = &self.session.download;
+        for portion in octets.chunks_mut(download.portion()) {
+            with.read_counted(&mut self.stream, portion, received, DOING).await?;
+            download.take(portion.len()).await;
+        }
         self.session.counters.fetched_bytes.fetch_add(u64::from(head.len), Ordering::Relaxed);
         Ok(self.buffers.give(octets))
     }

@@ -6,6 +6,7 @@
 
 use super::decode::{Appetite, CHUNK_BYTES, Decoder};
 use super::error::UpstreamError;
+use crate::rate::DownloadLimit;
 use bytes::Bytes;
 use futures::{FutureExt, Stream};
 use narswarm_protocol::narinfo::Compression;
@@ -40,6 +41,7 @@ pub(super) struct Download {
     pub(super) nar_size: u64,
     pub(super) first_byte_timeout: Duration,
     pub(super) stall_timeout: Duration,
+    pub(super) download: DownloadLimit,
 }
 
 /// Octets of a nar as they were sent, and as they are.
@@ -147,7 +149,8 @@ pub(super) fn locate(base: &str, url: &str) -> Result<Url, UpstreamError> {
 /// Asks for the nar and, once the headers are there, starts the pump. With `is_raw` the
 /// compressed octets come out, too.
 pub(super) async fn start(download: Download, is_raw: bool) -> Result<RawNar, UpstreamError> {
-    let Download { http, url, compression, nar_size, first_byte_timeout, stall_timeout } = download;
+    let Download { http, url, compression, nar_size, first_byte_timeout, stall_timeout, download } =
+        download;
     let label: Arc<str> = url.as_str().into();
     let corrupt = |source: io::Error| UpstreamError::Corrupt {
         url: Arc::clone(&label),
@@ -196,6 +199,7 @@ pub(super) async fn start(download: Download, is_raw: bool) -> Result<RawNar, Up
         nar_size,
         received: 0,
         stall_timeout,
+        download,
         has_end,
         is_raw,
         sender,
@@ -225,6 +229,7 @@ struct Pump {
     nar_size: u64,
     received: u64,
     stall_timeout: Duration,
+    download: DownloadLimit,
     has_end: bool,
     is_raw: bool,
     sender: mpsc::Sender<Result<RawPart, UpstreamError>>,
@@ -323,7 +328,7 @@ impl Pump {
         };
         let mut total = first.len();
         let mut gathered = vec![first];
-        while total < GATHERED_BYTES {
+        while total < GATHERED_BYTES.min(self.download.portion()) {
             match self.response.chunk().now_or_never() {
                 Some(Ok(Some(octets))) => {
                     total += octets.len();
@@ -333,6 +338,7 @@ impl Pump {
                 _ => break,
             }
         }
+        self.download.take(total).await;
         Ok(Some(gathered))
     }
 

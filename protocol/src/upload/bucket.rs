@@ -7,7 +7,8 @@ use std::time::Duration;
 /// others use too free of long bursts.
 const BURST_SECONDS: f64 = 0.25;
 
-/// See the module.
+/// A cap on a rate; see [`super::Uploads`] for what it is used for here. Octets are taken out as they
+/// are given, and below zero nothing more may be until time has filled it again.
 #[derive(Debug)]
 pub struct Bucket {
     /// Octets a second.
@@ -19,6 +20,7 @@ pub struct Bucket {
 
 impl Bucket {
     /// A bucket for `rate` octets a second, at least one; `None` never runs dry.
+    #[must_use]
     pub fn new(rate: Option<u64>, now: Time) -> Self {
         let rate = rate.map(|rate| rate.max(1) as f64);
         Self { rate, level: rate.unwrap_or(0.0) * BURST_SECONDS, at: now }
@@ -35,6 +37,7 @@ impl Bucket {
     }
 
     /// When something may be given.
+    #[must_use]
     pub fn ready_at(&self) -> Time {
         match self.rate {
             Some(rate) if self.level < 0.0 => {

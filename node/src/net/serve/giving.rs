@@ -122,12 +122,6 @@ impl Giving {
         state.askers.insert(id, mailbox);
         Asker { giving: self.clone(), id }
     }
-
-    /// Pieces on their way, over all sessions.
-    #[cfg(test)]
-    pub fn slots_used(&self) -> u32 {
-        self.state.lock().uploads.slots_used()
-    }
 }
 
 /// One session, as the machine knows it; gone when dropped.

@@ -46,10 +46,10 @@ impl Numbers {
         self.idle.push_back(number);
         while self.idle.len() > MAX_COUNTED_NARS {
             let Some(oldest) = self.idle.pop_front() else { break };
-            if let Some((_, nar)) = self.users.remove(&oldest) {
-                if self.by_hash.get(&nar) == Some(&oldest) {
-                    self.by_hash.remove(&nar);
-                }
+            if let Some((_, nar)) = self.users.remove(&oldest)
+                && self.by_hash.get(&nar) == Some(&oldest)
+            {
+                self.by_hash.remove(&nar);
             }
         }
     }

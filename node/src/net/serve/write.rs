@@ -92,15 +92,20 @@ impl Writer<'_> {
                 reply.encode(&mut self.head);
                 return Ok(());
             }
-            Outgoing::Granted(Content::Nothing) => return Ok(self.left_out()),
+            Outgoing::Granted(Content::Nothing) => {
+                self.left_out();
+                return Ok(());
+            }
             Outgoing::Granted(Content::Piece { slot, index, frame }) => (slot, index, frame),
         };
         if !self.session.mailbox.queue.lock().still_wanted(slot, index) {
-            return Ok(self.left_out());
+            self.left_out();
+            return Ok(());
         }
         let Some(Frame { encoding, bytes }) = frame else {
             FetchReply::Missing { slot, index }.encode(&mut self.head);
-            return Ok(self.left_out());
+            self.left_out();
+            return Ok(());
         };
         let len = bytes.len() as u32;
         FetchReply::Piece(PieceHead { slot, index, encoding, len }).encode(&mut self.head);

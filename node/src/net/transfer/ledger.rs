@@ -290,6 +290,20 @@ mod tests {
     }
 
     #[test]
+    fn pieces_may_come_in_any_order_and_a_have_may_be_empty() {
+        let (mut ledger, now) = ledger(4);
+        for index in [2, 0, 3] {
+            assert_eq!(ledger.reply(&piece(index), now), Ok(Delivery::Deliver));
+        }
+        let later = now + Duration::from_secs(3600);
+        let still_here = FetchReply::Have { slot: 1, ranges: Vec::new() };
+        assert_eq!(ledger.reply(&still_here, later), Ok(Delivery::Deliver));
+        assert!(ledger.owes() && !ledger.overdue(later, Duration::from_secs(1)), "not forgotten");
+        assert_eq!(ledger.reply(&piece(1), later), Ok(Delivery::Deliver));
+        assert!(!ledger.owes());
+    }
+
+    #[test]
     fn only_what_was_asked_may_come_and_only_once() {
         let (mut ledger, now) = ledger(2);
         assert_eq!(ledger.reply(&piece(0), now), Ok(Delivery::Deliver));

@@ -218,3 +218,79 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for Outgoing<C> {
         Pin::new(&mut self.io).poll_close(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Config, Muxer};
+    use super::*;
+    use crate::net::testing::soon;
+    use futures::{AsyncReadExt, AsyncWriteExt, FutureExt};
+    use libp2p::core::muxing::StreamMuxer;
+    use tokio::io::DuplexStream;
+    use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
+    use yamux::Mode;
+
+    type Side = Muxer<Compat<DuplexStream>>;
+
+    /// Two sides on a line that takes four kilobytes at a time.
+    fn sides() -> (Side, Side) {
+        let (one, other) = tokio::io::duplex(4096);
+        let side = |io: DuplexStream, mode| Muxer::new(io.compat(), Config::default().0, mode);
+        (side(one, Mode::Client), side(other, Mode::Server))
+    }
+
+    /// Moves a side on until it fails.
+    async fn drive(mut side: Side) {
+        while std::future::poll_fn(|cx| Pin::new(&mut side).poll(cx)).await.is_ok() {}
+    }
+
+    async fn open(side: &mut Side) -> Watched {
+        let opened = std::future::poll_fn(|cx| Pin::new(&mut *side).poll_outbound(cx)).await;
+        opened.expect("a stream")
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_flush_waits_for_departure_and_little_waits_to_depart() {
+        let (mut sender, mut receiver) = sides();
+        let mut stream = open(&mut sender).await;
+        let mut other = open(&mut sender).await;
+        tokio::spawn(drive(sender));
+        let octets: Vec<u8> = (0..2 * BACKLOG_BYTES).map(|i| (i % 251) as u8).collect();
+        let mut entered = 0;
+        while let Some(written) = stream.write(&octets[entered..]).now_or_never() {
+            entered += written.expect("the line is open");
+        }
+        assert!(entered as u64 <= BACKLOG_BYTES + 4096 * 2, "{entered}");
+        assert!(stream.flush().now_or_never().is_none(), "nobody reads");
+
+        let accepted = std::future::poll_fn(|cx| Pin::new(&mut receiver).poll_inbound(cx));
+        let mut reader = soon("the stream", accepted).await.expect("a stream");
+        tokio::spawn(drive(receiver));
+        let read = async {
+            let mut came = vec![0; octets.len()];
+            reader.read_exact(&mut came).await.expect("octets");
+            came
+        };
+        let write = async {
+            stream.write_all(&octets[entered..]).await.expect("written");
+            stream.flush().await.expect("flushed");
+            other.write_all(b"after it").await.expect("written");
+            other.flush().await.expect("flushed");
+        };
+        let (came, ()) = soon("all to come", futures::future::join(read, write)).await;
+        assert!(came == octets);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn who_waits_for_departure_learns_of_the_end() {
+        let (mut sender, receiver) = sides();
+        let mut stream = open(&mut sender).await;
+        let driver = tokio::spawn(drive(sender));
+        stream.write_all(&[0; 64 * 1024]).await.expect("there is room");
+        let flush = tokio::spawn(async move { stream.flush().await });
+        driver.abort();
+        drop(receiver);
+        // Well or not, it ends.
+        let _ = soon("the end of the flush", flush).await.expect("no panic");
+    }
+}
