@@ -118,12 +118,15 @@ async fn slots_of_a_session_that_ends_go_to_others() {
     let lazy = RawPeer::start().await;
     let mut stream = lazy.open(&holder, Protocol::Fetch).await;
     send(&mut stream, &open(&nar, 0, 400)).await;
-    wait_until("it is being given", || holder.counters().served_pieces.load(Ordering::Relaxed) > 0)
-        .await;
-    drop(stream);
+    let reply: FetchReply = RawPeer::receive(&mut stream).await;
+    assert!(matches!(reply, FetchReply::Opened(_)), "{reply:?}");
     let asker = asker(&holder).await;
     let (mut requests, mut responses) = session(&asker, &holder).await;
     requests.send(open(&nar, 0, 4)).await.expect("sent");
+    assert!(matches!(next(&mut responses).await, FetchResponse::Opened(_)));
+    let waits = FetchResponse::Have { slot: 1, ranges: Vec::new() };
+    assert_eq!(next(&mut responses).await, waits, "nothing is given while the slot is taken");
+    drop(stream);
     for _ in 0..4 {
         piece(&mut responses, &nar).await;
     }

@@ -15,9 +15,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use yamux::Stream;
 
-/// Octets of one stream that wait for the connection: two frames, one being written and one to
-/// follow it without a pause.
-pub const BACKLOG_BYTES: u64 = 2 * super::FRAME_BYTES as u64;
+/// Most octets of one stream that wait for the connection: three frames, one of which may be half
+/// gone, so that there is always a whole one to follow without a pause.
+pub const BACKLOG_BYTES: u64 = 3 * FRAME_BYTES;
+
+/// Most octets that one write adds.
+const FRAME_BYTES: u64 = super::FRAME_BYTES as u64;
 
 /// Length of a frame's header.
 const HEADER_BYTES: usize = 12;
@@ -120,7 +123,7 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         octets: &[u8],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_left(BACKLOG_BYTES - 1, cx));
+        ready!(self.poll_left(BACKLOG_BYTES - FRAME_BYTES, cx));
         let written = ready!(Pin::new(&mut self.stream).poll_write(cx, octets))?;
         self.entered += written as u64;
         Poll::Ready(Ok(written))
@@ -260,6 +263,7 @@ mod tests {
         while let Some(written) = stream.write(&octets[entered..]).now_or_never() {
             entered += written.expect("the line is open");
         }
+        // What the line holds has left.
         assert!(entered as u64 <= BACKLOG_BYTES + 4096 * 2, "{entered}");
         assert!(stream.flush().now_or_never().is_none(), "nobody reads");
 
