@@ -51,7 +51,7 @@ impl Responder for Holder {
         vec![None; hashes.len()]
     }
 
-    fn open(&self, _: &NarHash) -> Option<Arc<dyn ServedNar>> {
+    fn open(&self, _: libp2p::PeerId, _: &NarHash) -> Option<Arc<dyn ServedNar>> {
         Some(self.0.clone())
     }
 }

@@ -2,7 +2,7 @@
 //! them by the decisions of `narswarm_protocol`.
 //!
 //! - `resolve`: from store hashes to signed narinfos;
-//! - `fetch`, `event`, `sources`, `sink`, `progress`: from a narinfo to its nar;
+//! - `fetches`, `fetch`, `event`, `sources`, `sink`, `progress`: from a narinfo to its nar;
 //! - `body`: nars on their way to HTTP clients;
 //! - `serve`: what other peers get;
 //! - `announce`: what is told to the DHT;
@@ -12,6 +12,7 @@ mod announce;
 mod body;
 mod event;
 mod fetch;
+mod fetches;
 pub mod mirror;
 mod network;
 mod progress;
@@ -29,24 +30,23 @@ use crate::http::{
 };
 use crate::metrics::Metrics;
 use crate::net::{Held, Net, NetEvent};
-use crate::store::{HeldNar, PartialNar, Store, StoreError};
+use crate::store::Store;
 use crate::upstream::Upstreams;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use fetches::Fetching;
 use futures::future::BoxFuture;
 use libp2p::PeerId;
 use moka::sync::Cache;
 use narswarm_protocol::acl::Acl;
 use narswarm_protocol::fetch::{PeerHint, UpstreamMode};
-use narswarm_protocol::hash::{NarHash, PieceHash, Root};
+use narswarm_protocol::hash::{NarHash, Root};
 use narswarm_protocol::limits;
-use narswarm_protocol::narinfo::VerifiedNarinfo;
-use narswarm_protocol::piece::{PieceLayout, PieceList, hash_piece};
+use narswarm_protocol::piece::PieceLayout;
 use narswarm_protocol::store_path::{ItemName, StoreHash};
 use parking_lot::Mutex;
-use progress::Progress;
 use resolve::{Known, Pending};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -121,12 +121,6 @@ struct Inner {
     upstream_rate: Mutex<Option<f64>>,
     /// Breaks ties in fetches, differently on each node.
     seed: u64,
-}
-
-#[derive(Debug, Clone)]
-struct Fetching {
-    item: ItemName,
-    progress: Arc<Progress>,
 }
 
 impl Engine {
@@ -302,140 +296,6 @@ impl Inner {
             network: network::of(peer.map_or(&[], |p| &p.addresses)),
             complete: holder.pieces_held >= layout.piece_count(),
         }
-    }
-
-    /// The running fetch of a nar, or a new one as soon as there is a place for it.
-    async fn fetch_of(
-        self: &Arc<Self>,
-        narinfo: &VerifiedNarinfo,
-    ) -> Result<Arc<Progress>, NarRefusal> {
-        let wait = async {
-            loop {
-                // Before looking, so that no place is missed.
-                let left = self.place_left.notified();
-                match self.try_fetch(narinfo) {
-                    Err(NarRefusal::Busy { .. }) => left.await,
-                    result => return result,
-                }
-            }
-        };
-        let waited = tokio::time::timeout(limits::FETCH_PATIENCE, wait).await;
-        waited.unwrap_or(Err(NarRefusal::Busy { retry_after: limits::BUSY_PAUSE }))
-    }
-
-    /// The running fetch of a nar, or a new one.
-    fn try_fetch(self: &Arc<Self>, narinfo: &VerifiedNarinfo) -> Result<Arc<Progress>, NarRefusal> {
-        let nar = narinfo.nar_hash();
-        let mut fetches = self.fetches.lock();
-        if let Some(fetching) = fetches.get(&nar) {
-            return Ok(fetching.progress.clone());
-        }
-        if fetches.len() >= limits::MAX_FETCHES {
-            return Err(NarRefusal::Busy { retry_after: limits::BUSY_PAUSE });
-        }
-        let layout = PieceLayout::new(narinfo.nar_size()).ok_or(NarRefusal::NotFound)?;
-        let progress = Arc::new(Progress::new(layout));
-        let fetching = Fetching { item: narinfo.item().clone(), progress: progress.clone() };
-        fetches.insert(nar, fetching);
-        drop(fetches);
-        let (inner, narinfo, shared) = (self.clone(), narinfo.clone(), progress.clone());
-        tokio::spawn(async move {
-            let end = FetchEnd { inner: inner.clone(), nar, progress: shared.clone() };
-            fetch::drive(inner, narinfo, shared).await;
-            drop(end);
-        });
-        Ok(progress)
-    }
-
-    /// A file for the pieces of a fetch, or none when there is no room; with the hashes of the
-    /// pieces that an earlier attempt has left in it.
-    async fn begin_partial(
-        self: &Arc<Self>,
-        narinfo: &VerifiedNarinfo,
-        layout: PieceLayout,
-    ) -> (Option<Arc<PartialNar>>, BTreeMap<u32, PieceHash>) {
-        let (inner, nar) = (self.clone(), narinfo.nar_hash());
-        let begun = tokio::task::spawn_blocking(move || {
-            let partial = inner.store.resume(&nar, layout)?;
-            let resumed = resumed_pieces(&partial, layout);
-            Ok::<_, StoreError>((partial, resumed))
-        });
-        match begun.await {
-            Ok(Ok((partial, resumed))) => {
-                if !resumed.is_empty() {
-                    let pieces = resumed.len();
-                    info!(item = %narinfo.item(), pieces, "going on where an earlier fetch stopped");
-                }
-                (Some(Arc::new(partial)), resumed)
-            }
-            Ok(Err(error)) => {
-                warn!(item = %narinfo.item(), "this nar won't be kept: {error}");
-                (None, BTreeMap::new())
-            }
-            Err(_) => (None, BTreeMap::new()),
-        }
-    }
-
-    /// Moves a fetched and verified nar into the cache, and announces it.
-    async fn finish_partial(
-        self: &Arc<Self>,
-        narinfo: &VerifiedNarinfo,
-        partial: Arc<PartialNar>,
-        hashes: Vec<PieceHash>,
-    ) -> Result<Arc<HeldNar>, StoreError> {
-        let (inner, narinfo) = (self.clone(), narinfo.clone());
-        let kept = tokio::task::spawn_blocking(move || {
-            let layout = PieceLayout::new(narinfo.nar_size())
-                .expect("a fetch begins only for sizes that have a layout");
-            let list = PieceList::new(layout, hashes).expect("the sink hashes every piece");
-            let root = list.root(&narinfo.nar_hash());
-            inner.keep_narinfo(&narinfo)?;
-            let held = partial.finish(&list, root)?;
-            inner.public.insert(narinfo.nar_hash(), true);
-            Ok::<_, StoreError>((held, narinfo.item().hash()))
-        });
-        let (held, item) = match kept.await {
-            Ok(result) => result?,
-            Err(panic) => return Err(StoreError::from(std::io::Error::other(panic))),
-        };
-        announce::announce(self, &[item]).await;
-        announce::withdraw_evicted(self).await;
-        Ok(held)
-    }
-
-    fn keep_narinfo(&self, narinfo: &VerifiedNarinfo) -> Result<(), StoreError> {
-        let bytes = bytes::Bytes::copy_from_slice(narinfo.original());
-        self.store.put_narinfos(&[(narinfo.item().hash(), narinfo.nar_hash(), bytes)])
-    }
-}
-
-/// The pieces in a file that an earlier fetch has left, hashed anew; blocking.
-fn resumed_pieces(partial: &PartialNar, layout: PieceLayout) -> BTreeMap<u32, PieceHash> {
-    let mut resumed = BTreeMap::new();
-    for index in (0..layout.piece_count()).filter(|&index| partial.has(index)) {
-        match partial.read_piece(index, layout.piece_len(index)) {
-            Ok(raw) => {
-                resumed.insert(index, hash_piece(&raw));
-            }
-            Err(_) => partial.discard(index),
-        }
-    }
-    resumed
-}
-
-/// Takes a fetch off the books however its task ends.
-struct FetchEnd {
-    inner: Arc<Inner>,
-    nar: NarHash,
-    progress: Arc<Progress>,
-}
-
-impl Drop for FetchEnd {
-    fn drop(&mut self) {
-        self.inner.fetches.lock().remove(&self.nar);
-        self.inner.place_left.notify_waiters();
-        // Does nothing when the fetch ended well; readers must not wait for a task that is gone.
-        self.progress.fail(progress::Cause::Local);
     }
 }
 

@@ -83,6 +83,15 @@ pub const UPSTREAM_TRIES: u32 = 2;
 /// moment are then known to have something.
 pub const FIND_AGAIN_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
 
+/// How long a fetch waits before it asks someone who has just asked for the same nar: by then he
+/// has the piece list, without which he could give nothing, and it is a small part of what a nar
+/// takes that is worth sharing.
+pub const ASKER_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// A nar of at least this size is announced as soon as pieces of it can be given. Smaller ones have
+/// come before an announcement has reached the DHT.
+pub const ANNOUNCE_EARLY_BYTES: u64 = 8 << 20;
+
 /// The longest time between two such looks.
 pub const FIND_AGAIN_AT_MOST: std::time::Duration = std::time::Duration::from_secs(30);
 

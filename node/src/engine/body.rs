@@ -127,7 +127,7 @@ async fn fetched(
 /// Waits until a failed fetch is off the books, so that the next one is a new one.
 async fn settle(inner: &Arc<Inner>, narinfo: &VerifiedNarinfo, failed: &Arc<Progress>) {
     let nar = narinfo.nar_hash();
-    let same = |current: &super::Fetching| Arc::ptr_eq(&current.progress, failed);
+    let same = |current: &super::fetches::Fetching| Arc::ptr_eq(&current.progress, failed);
     while inner.fetches.lock().get(&nar).is_some_and(same) {
         tokio::task::yield_now().await;
     }

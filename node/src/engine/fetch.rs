@@ -5,7 +5,7 @@ use super::event::Event;
 use super::progress::{Cause, Progress};
 use super::sink::{self, SinkEvent, ToSink};
 use super::sources::{self, Decoded, Order, PeerTask};
-use super::{Holder, Inner};
+use super::{Holder, Inner, announce};
 use crate::metrics::{FetchLabels, FetchOutcome, VerificationKind, VerificationLabels};
 use crate::store::PartialNar;
 use crate::upstream::UpstreamError;
@@ -13,6 +13,7 @@ use bytes::Bytes;
 use libp2p::PeerId;
 use narswarm_protocol::fetch::{Action, Failure, Fault, Fetch, FetchConfig, SourceId, Time};
 use narswarm_protocol::hash::{PieceHash, Root};
+use narswarm_protocol::limits;
 use narswarm_protocol::narinfo::VerifiedNarinfo;
 use narswarm_protocol::piece::PieceLayout;
 use std::collections::{BTreeMap, HashMap};
@@ -75,7 +76,13 @@ struct Driver {
 }
 
 /// Fetches the nar of `narinfo` into `progress` and, where there is room, into the store.
-pub async fn drive(engine: Arc<Inner>, narinfo: VerifiedNarinfo, progress: Arc<Progress>) {
+/// `askers` are peers that ask this node for the same nar.
+pub async fn drive(
+    engine: Arc<Inner>,
+    narinfo: VerifiedNarinfo,
+    progress: Arc<Progress>,
+    askers: mpsc::Receiver<PeerId>,
+) {
     let layout = progress.layout();
     let (disk, resumed) = engine.begin_partial(&narinfo, layout).await;
     match &disk {
@@ -95,6 +102,8 @@ pub async fn drive(engine: Arc<Inner>, narinfo: VerifiedNarinfo, progress: Arc<P
     let machine = Fetch::new(engine.fetch_config(&narinfo, layout, resumed), Time::default());
     let discovery = sources::discover(engine.clone(), narinfo.clone(), events.clone());
     let _discovery = AbortOnDropHandle::new(tokio::spawn(discovery));
+    let introduction = sources::introduce(askers, events.clone());
+    let _introduction = AbortOnDropHandle::new(tokio::spawn(introduction));
     let mut driver = Driver {
         engine,
         narinfo,
@@ -187,10 +196,21 @@ impl Driver {
         let list = self.machine.list().map(|(root, list)| (root, list.clone()));
         let root = list.as_ref().map(|(root, _)| *root);
         if root != self.list {
+            if root.is_some() && self.list.is_none() {
+                self.announce_early();
+            }
             self.list = root;
             self.progress.set_list(list);
         }
         self.progress.set_may_deliver(self.machine.may_deliver(self.now()));
+    }
+
+    /// Lets others find this node while it fetches, if that takes long enough.
+    fn announce_early(&self) {
+        if self.progress.layout().nar_size() >= limits::ANNOUNCE_EARLY_BYTES {
+            let (engine, item) = (self.engine.clone(), self.narinfo.item().hash());
+            tokio::spawn(async move { announce::announce(&engine, &[item]).await });
+        }
     }
 
     fn handle_timeout(&mut self) {

@@ -10,6 +10,7 @@ use super::{Inner, resolve};
 use crate::config::Role;
 use crate::net::{Held, Responder, ServedNar};
 use crate::store::HeldNar;
+use libp2p::PeerId;
 use narswarm_protocol::hash::{NarHash, Root};
 use narswarm_protocol::piece::PieceList;
 use narswarm_protocol::piece_set::PieceSet;
@@ -30,7 +31,7 @@ impl Responder for Sharing {
         hashes.iter().map(|hash| self.held(hash)).collect()
     }
 
-    fn open(&self, nar: &NarHash) -> Option<Arc<dyn ServedNar>> {
+    fn open(&self, peer: PeerId, nar: &NarHash) -> Option<Arc<dyn ServedNar>> {
         if self.0.config.role == Role::Proxy || !self.is_public(nar) {
             return None;
         }
@@ -38,7 +39,9 @@ impl Responder for Sharing {
             self.0.store.touch(nar);
             return Some(Arc::new(Served { held, inner: self.0.clone() }));
         }
-        let progress = self.0.fetches.lock().get(nar).map(|fetching| fetching.progress.clone())?;
+        let fetching = self.0.fetching(nar)?;
+        fetching.note_asker(peer);
+        let progress = fetching.progress;
         let (root, list) = progress.list()?;
         Some(Arc::new(Shared { progress, root, list, inner: self.0.clone() }))
     }
@@ -60,7 +63,7 @@ impl Sharing {
     /// What can be given of a nar that is being fetched. Never all of it: only who has hashed the
     /// whole may say that he has it.
     fn fetching(&self, nar: &NarHash) -> Option<(Root, u32)> {
-        let progress = self.0.fetches.lock().get(nar).map(|fetching| fetching.progress.clone())?;
+        let progress = self.0.fetching(nar)?.progress;
         let (root, list) = progress.list()?;
         Some((root, progress.held().len().min(list.layout().piece_count() - 1)))
     }

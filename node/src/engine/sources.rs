@@ -1,9 +1,9 @@
 //! The sources of one fetch: a task for each peer, one for upstream's stream, one that looks for
 //! peers.
 
-use super::Inner;
 use super::event::Event;
 use super::progress::Progress;
+use super::{Holder, Inner};
 use crate::net::{FetchRequests, FetchResponses, Net, PeerError};
 use crate::store;
 use crate::upstream::{NarinfoReply, UpstreamError, UpstreamNar, ranked_sources};
@@ -331,6 +331,18 @@ pub async fn discover(engine: Arc<Inner>, narinfo: VerifiedNarinfo, events: mpsc
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(limits::FIND_AGAIN_AT_MOST);
+    }
+}
+
+/// Makes sources of those who ask this node for the same nar, once they have had time to take note
+/// of the piece list that they were given.
+pub async fn introduce(mut askers: mpsc::Receiver<PeerId>, events: mpsc::Sender<Event>) {
+    while let Some(peer) = askers.recv().await {
+        tokio::time::sleep(limits::ASKER_PAUSE).await;
+        let holder = Holder { peer, root: None, pieces_held: 0 };
+        if events.send(Event::Peer(holder)).await.is_err() {
+            return;
+        }
     }
 }
 

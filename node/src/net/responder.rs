@@ -4,6 +4,7 @@
 //! [`MAX_BLOCKING_CALLS`](narswarm_protocol::limits::MAX_BLOCKING_CALLS) at a time.
 
 use bytes::Bytes;
+use libp2p::PeerId;
 use narswarm_protocol::hash::{NarHash, Root};
 use narswarm_protocol::piece::PieceList;
 use narswarm_protocol::piece_set::PieceSet;
@@ -29,8 +30,8 @@ pub trait Responder: Send + Sync + 'static {
     /// hundred at a time; missing answers count as not held.
     fn query(&self, hashes: &[StoreHash]) -> Vec<Option<Held>>;
 
-    /// The content of a nar that is held, in part at least, and public.
-    fn open(&self, nar: &NarHash) -> Option<Arc<dyn ServedNar>>;
+    /// The content of a nar that `peer` asks for, if it is held, in part at least, and public.
+    fn open(&self, peer: PeerId, nar: &NarHash) -> Option<Arc<dyn ServedNar>>;
 }
 
 /// A nar that is being given to others.

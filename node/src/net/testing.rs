@@ -113,7 +113,7 @@ impl Responder for TestResponder {
         hashes.iter().map(|hash| self.items.get(hash).cloned()).collect()
     }
 
-    fn open(&self, nar: &NarHash) -> Option<Arc<dyn ServedNar>> {
+    fn open(&self, _: PeerId, nar: &NarHash) -> Option<Arc<dyn ServedNar>> {
         Some(self.nars.get(nar)?.clone())
     }
 }

@@ -1,3 +1,5 @@
+//! Uploads under contention, caps and cancellations, by hand and at random.
+
 use super::*;
 use crate::limits::{MAX_COUNTED_NARS, MAX_PIECES, MAX_WANTED_PIECES, MIN_PIECE_BYTES};
 use proptest::prelude::*;

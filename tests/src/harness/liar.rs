@@ -2,6 +2,7 @@
 
 use super::holding::{Holding, piece_list};
 use bytes::Bytes;
+use libp2p::PeerId;
 use libp2p::identity::Keypair;
 use narswarm_node::net::{Held, Net, NetConfig, Responder, ServedNar};
 use narswarm_protocol::hash::{NarHash, Root};
@@ -164,7 +165,7 @@ impl Responder for Stock {
         hashes.iter().map(find).collect()
     }
 
-    fn open(&self, nar: &NarHash) -> Option<Arc<dyn ServedNar>> {
+    fn open(&self, _: PeerId, nar: &NarHash) -> Option<Arc<dyn ServedNar>> {
         self.seen.opens.fetch_add(1, Ordering::Relaxed);
         let item = self.items.iter().find(|item| item.nar_hash == *nar)?;
         (self.lie != Lie::NothingHeld).then(|| item.served(self.seen.clone()))

@@ -199,7 +199,9 @@ fn open(
         queue.lock().forget(slot);
         burst.push(Outgoing::Reply(FetchReply::Refused { slot, reason }));
     };
-    let Some(nar) = responder.open(&nar_hash) else { return refuse(RefusedReason::NotHeld) };
+    let Some(nar) = responder.open(session.with.peer, &nar_hash) else {
+        return refuse(RefusedReason::NotHeld);
+    };
     let list = nar.list().clone();
     if list.layout() != layout {
         return refuse(RefusedReason::SizeDiffers);

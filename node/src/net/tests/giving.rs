@@ -1,7 +1,7 @@
 //! How a node divides what it gives: who is told to wait, who to go elsewhere, who gets what.
 
 use crate::net::streams::{PeerStream, Protocol};
-use crate::net::testing::{RawPeer, TestNar, TestResponder, loopback, soon, wait_until};
+use crate::net::testing::{RawPeer, TestNar, TestResponder, loopback, soon};
 use crate::net::{FetchRequests, FetchResponses, Net};
 use futures::AsyncWriteExt;
 use narswarm_protocol::limits::{MAX_INBOUND_STREAMS, MAX_SERVED_FETCHES, MIN_PIECE_BYTES};

@@ -5,6 +5,7 @@ use crate::net::testing::{RawPeer, TestResponder, loopback, soon, wait_until};
 use crate::net::{Held, Net, Responder, ServedNar};
 use bytes::Bytes;
 use futures::{AsyncReadExt, AsyncWriteExt};
+use libp2p::PeerId;
 use narswarm_protocol::hash::{NarHash, Root};
 use narswarm_protocol::limits::{
     FETCH_BURST_BYTES, FETCH_BURSTS_AHEAD, MAX_CONNECTION_WINDOW_BYTES, MAX_FETCH_SLOTS,
@@ -57,7 +58,7 @@ impl Responder for Holder {
         hashes.iter().map(|hash| (*hash == ITEM).then(held)).collect()
     }
 
-    fn open(&self, _: &NarHash) -> Option<Arc<dyn ServedNar>> {
+    fn open(&self, _: PeerId, _: &NarHash) -> Option<Arc<dyn ServedNar>> {
         Some(self.0.clone())
     }
 }
