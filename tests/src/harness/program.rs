@@ -2,7 +2,7 @@
 //! running test.
 //!
 //! Cargo builds a package's tests without the binaries of other packages. So when the program is
-//! missing or older than the test, it is built here, once, under a lock. `NARSWARM_BIN` names
+//! missing or older than its sources, it is built here, once, under a lock. `NARSWARM_BIN` names
 //! another program to be tested as it is.
 
 use super::waiting::PATIENCE;
@@ -32,14 +32,22 @@ fn built() -> PathBuf {
     let program = folder.join("narswarm");
     let lock = File::create(folder.join(".narswarm-test.lock")).expect("a file beside the program");
     flock(&lock, FlockOperation::LockExclusive).expect("a lock");
-    // What is up to date is not touched by cargo, so its having been asked is noted.
-    let asked = folder.join(".narswarm-test.asked");
-    let is_current = |file: &Path| modified(file) >= modified(&test);
-    if modified(&program).is_none() || !is_current(&program) && !is_current(&asked) {
+    if !is_current(&program) {
         build(&folder);
-        fs::write(&asked, []).expect("a file beside the program");
     }
     program
+}
+
+/// Whether the program is there and newer than its sources, which cargo lists beside it: `PROGRAM:
+/// SOURCE SOURCE…`, with spaces within names escaped.
+fn is_current(program: &Path) -> bool {
+    let Ok(listed) = fs::read_to_string(program.with_extension("d")) else { return false };
+    let sources = listed.split_once(": ").map_or("", |(_, sources)| sources.trim_end());
+    let sources = sources.replace("\\ ", "\0");
+    let mut sources =
+        sources.split(' ').map(|source| modified(Path::new(&source.replace('\0', " "))));
+    let built = modified(program);
+    built.is_some() && sources.all(|source| source.is_some() && source <= built)
 }
 
 fn modified(file: &Path) -> Option<SystemTime> {
