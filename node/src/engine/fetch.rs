@@ -1,17 +1,19 @@
 //! Performs what the fetch machine decides, for one nar: a thin loop that feeds events in and
 //! carries actions out.
 
+mod ending;
+
 use super::event::Event;
 use super::progress::{Cause, Progress};
 use super::sink::{self, SinkEvent, ToSink};
 use super::sources::{self, Decoded, Order, PeerTask};
 use super::{Holder, Inner, announce};
-use crate::metrics::{FetchLabels, FetchOutcome, VerificationKind, VerificationLabels};
+use crate::metrics::{VerificationKind, VerificationLabels};
 use crate::store::PartialNar;
 use crate::upstream::UpstreamError;
 use bytes::Bytes;
 use libp2p::PeerId;
-use narswarm_protocol::fetch::{Action, Failure, Fault, Fetch, FetchConfig, SourceId, Time};
+use narswarm_protocol::fetch::{Action, Fault, Fetch, FetchConfig, SourceId, Time};
 use narswarm_protocol::hash::{PieceHash, Root};
 use narswarm_protocol::limits;
 use narswarm_protocol::narinfo::VerifiedNarinfo;
@@ -430,73 +432,5 @@ impl Driver {
     fn count(&self, kind: VerificationKind) {
         let labels = VerificationLabels { kind };
         self.engine.metrics.verification_failures.get_or_create(&labels).inc();
-    }
-
-    async fn done(&mut self) {
-        self.progress.set_verified();
-        self.engine.distrusted.invalidate(&self.narinfo.nar_hash());
-        if self.from_upstream
-            && let Some(rate) = self.machine.upstream_rate()
-        {
-            *self.engine.upstream_rate.lock() = Some(rate);
-        }
-        let outcome = match (self.from_peers, self.from_upstream) {
-            (true, true) => FetchOutcome::Mixed,
-            (true, false) => FetchOutcome::FromPeers,
-            _ => FetchOutcome::FromUpstream,
-        };
-        self.engine.metrics.fetches.get_or_create(&FetchLabels { outcome }).inc();
-        let (Some(disk), Some(hashes)) = (self.disk.take(), self.hashed.take()) else {
-            self.progress.set_unkept();
-            return;
-        };
-        match self.engine.finish_partial(&self.narinfo, disk, hashes).await {
-            Ok(kept) => self.progress.set_kept(kept),
-            Err(error) => {
-                warn!(item = %self.narinfo.item(), "the nar was served but not kept: {error}");
-                self.progress.set_unkept();
-            }
-        }
-    }
-
-    fn failed(&mut self, failure: Failure) {
-        let nar_hash = self.narinfo.nar_hash();
-        let (cause, outcome) = match &failure {
-            Failure::NoSource => (Cause::NoSource, FetchOutcome::Failed),
-            Failure::Mismatch { root, upstream } => {
-                if root.is_none() {
-                    self.count(VerificationKind::Nar);
-                }
-                if *upstream && root.is_none() {
-                    warn!(item = %self.narinfo.item(), "upstream's nar doesn't have the signed hash");
-                    // A root that was set aside because upstream spoke against it was right.
-                    if self.engine.condemned.contains_key(&nar_hash) {
-                        self.engine.condemned.invalidate(&nar_hash);
-                        self.engine.bad_upstream.insert(nar_hash, ());
-                    }
-                }
-                (Cause::Mismatch, FetchOutcome::Mismatch)
-            }
-            // Who is right shows when the next attempt does without the swarm's root: if what
-            // upstream gives doesn't hash right then, it is upstream that is left out.
-            Failure::Contradiction { root } => {
-                if let Some(root) = root {
-                    self.engine.condemn(nar_hash, *root);
-                }
-                (Cause::Mismatch, FetchOutcome::Mismatch)
-            }
-        };
-        if cause == Cause::Mismatch {
-            // From now on guix gets this nar only when the whole of it has been verified.
-            self.engine.distrusted.insert(nar_hash, ());
-        }
-        self.engine.metrics.fetches.get_or_create(&FetchLabels { outcome }).inc();
-        let stalled = self.upstream_error.as_ref().map(ToString::to_string).unwrap_or_default();
-        info!(item = %self.narinfo.item(), "fetch failed: {failure} {stalled}");
-        // What was fetched under doubt is of no use; else the next attempt goes on from there.
-        if let Some(disk) = self.disk.take().filter(|_| cause == Cause::Mismatch) {
-            tokio::task::spawn_blocking(move || disk.abandon());
-        }
-        self.progress.fail(cause);
     }
 }
