@@ -1,4 +1,6 @@
-//! The harness that end-to-end tests and benchmark programs share, and what only the latter need.
+//! The harness that end-to-end tests and benchmark programs share, what only the latter need, and
+//! a laboratory of network namespaces.
 
 pub mod bench;
 pub mod harness;
+pub mod lab;

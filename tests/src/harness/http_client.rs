@@ -1,6 +1,7 @@
 //! A raw HTTP/1.1 client that behaves as guix does (all requests of a burst in one write, answers
 //! in order) and tells what guix would feel: a reset is not a close.
 
+use crate::lab::namespace::Namespace;
 use bytes::{Buf, Bytes, BytesMut};
 use std::fmt::Write as _;
 use std::io;
@@ -113,9 +114,21 @@ impl HttpClient {
     /// # Errors
     /// What the socket says.
     pub async fn connect(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect(address).await?;
+        Self::over(TcpStream::connect(address).await?)
+    }
+
+    /// Connects from another network namespace.
+    ///
+    /// # Errors
+    /// What the socket says.
+    pub async fn connect_in(namespace: &Namespace, address: SocketAddr) -> io::Result<Self> {
+        Self::over(namespace.connect(address).await?)
+    }
+
+    fn over(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
-        Ok(Self { stream, input: BytesMut::new(), host: address.to_string() })
+        let host = stream.peer_addr()?.to_string();
+        Ok(Self { stream, input: BytesMut::new(), host })
     }
 
     /// The socket, for what this client does not do.

@@ -4,11 +4,14 @@ use super::holding::Holding;
 use super::http_client::HttpClient;
 use super::program::{self, Finished};
 use super::waiting::{PATIENCE, soon, until};
+use crate::lab::host::Host;
+use crate::lab::namespace::Namespace;
 use narswarm_node::http::StatusReport;
 use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::net::SocketAddr;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -63,6 +66,8 @@ pub struct NodeSpec {
     log: PathBuf,
     command: Command,
     has_upstream: bool,
+    listen: Ipv4Addr,
+    namespace: Option<Namespace>,
 }
 
 impl NodeSpec {
@@ -71,9 +76,9 @@ impl NodeSpec {
     pub fn new(data_dir: PathBuf, log: PathBuf) -> Self {
         let mut command = program::command("run");
         command.arg("--data-dir").arg(&data_dir);
-        command.args(["--listen", "/ip4/127.0.0.1/tcp/0", "--http", "127.0.0.1:0"]);
-        command.args(["--no-mdns", "--no-default-bootstrap"]);
-        Self { data_dir, log, command, has_upstream: false }
+        command.args(["--http", "127.0.0.1:0", "--no-mdns", "--no-default-bootstrap"]);
+        let listen = Ipv4Addr::LOCALHOST;
+        Self { data_dir, log, command, has_upstream: false, listen, namespace: None }
     }
 
     /// Any argument.
@@ -87,6 +92,14 @@ impl NodeSpec {
     #[must_use]
     pub fn as_user(mut self, id: u32) -> Self {
         self.command.uid(id).gid(id);
+        self
+    }
+
+    /// Runs in a host of the lab, where peers reach it; its shim stays on the host's loopback.
+    #[must_use]
+    pub fn on(mut self, host: &Host) -> Self {
+        self.listen = host.address();
+        self.namespace = Some(host.namespace().clone());
         self
     }
 
@@ -114,7 +127,11 @@ impl NodeSpec {
         if !self.has_upstream {
             self.command.arg("--no-upstream");
         }
-        self.command
+        self.command.arg("--listen").arg(format!("/ip4/{}/tcp/0", self.listen));
+        match &self.namespace {
+            Some(namespace) => namespace.inside(&self.command),
+            None => self.command,
+        }
     }
 
     /// Starts it and waits until it serves.
@@ -123,6 +140,7 @@ impl NodeSpec {
     /// When it doesn't.
     pub async fn start(self) -> Node {
         let (data_dir, log) = (self.data_dir.clone(), self.log.clone());
+        let namespace = self.namespace.clone();
         let file = File::options().create(true).append(true).open(&log).expect("a log file");
         let mut command = self.into_command();
         let child = command.stdout(Stdio::null()).stderr(file).spawn();
@@ -130,6 +148,7 @@ impl NodeSpec {
             child: child.expect("the program can be started"),
             data_dir,
             log,
+            namespace,
             http: SocketAddr::from(([127, 0, 0, 1], 0)),
             peer_address: String::new(),
         };
@@ -161,6 +180,7 @@ pub struct Node {
     child: Child,
     data_dir: PathBuf,
     log: PathBuf,
+    namespace: Option<Namespace>,
     http: SocketAddr,
     peer_address: String,
 }
@@ -170,6 +190,17 @@ impl Node {
     #[must_use]
     pub fn http(&self) -> SocketAddr {
         self.http
+    }
+
+    /// A connection to it as guix on the same host would make.
+    ///
+    /// # Errors
+    /// What the socket says.
+    pub async fn connect(&self) -> io::Result<HttpClient> {
+        match &self.namespace {
+            Some(namespace) => HttpClient::connect_in(namespace, self.http).await,
+            None => HttpClient::connect(self.http).await,
+        }
     }
 
     /// Where peers connect to, with the peer id.
@@ -207,7 +238,7 @@ impl Node {
     /// The body of a page that must be there.
     pub async fn get(&self, path: &str) -> bytes::Bytes {
         let reply = soon(path, async {
-            let mut client = HttpClient::connect(self.http).await.expect("the node listens");
+            let mut client = self.connect().await.expect("the node listens");
             client.get(path).await.expect("the node answers")
         });
         let reply = reply.await;

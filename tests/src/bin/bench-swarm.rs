@@ -1,0 +1,34 @@
+//! How a swarm does on lines as people have them, in network namespaces with shaped lines: a
+//! flash crowd beside BitTorrent's (T5, T6), a swarm without a useful peer beside its upstream
+//! (T7), sources that vanish (T8) and sources that lie (T9). Needs root.
+
+use clap::{Parser, Subcommand};
+use narswarm_tests::bench::run::{CommonArgs, run};
+use narswarm_tests::lab::needs;
+use narswarm_tests::lab::runs::crowds;
+use std::process::ExitCode;
+
+/// Swarms of nodes in network namespaces with shaped lines; needs root.
+#[derive(Debug, Parser)]
+struct Args {
+    #[command(flatten)]
+    common: CommonArgs,
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Many want at the same moment what one has (T5, T6).
+    Crowd(crowds::CrowdArgs),
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let args = Args::parse();
+    if let Some(why) = needs::missing() {
+        anyhow::bail!("NOT MEASURED: {why}");
+    }
+    match &args.what {
+        What::Crowd(crowd) => run(&args.common, crowds::measure(args.common.rounds, crowd)),
+    }
+}

@@ -1,0 +1,3 @@
+//! What `bench-swarm` measures, one file for each of its subcommands.
+
+pub mod crowds;
