@@ -7,6 +7,7 @@
 //!
 //! Everything panics when it can't do its part, like the harness.
 
+pub mod client;
 pub mod crowd;
 pub mod delay_line;
 pub mod host;

@@ -5,7 +5,7 @@
 use clap::{Parser, Subcommand};
 use narswarm_tests::bench::run::{CommonArgs, run};
 use narswarm_tests::lab::needs;
-use narswarm_tests::lab::runs::crowds;
+use narswarm_tests::lab::runs::{crowds, liars, lost_sources, upstreams};
 use std::process::ExitCode;
 
 /// Swarms of nodes in network namespaces with shaped lines; needs root.
@@ -21,6 +21,12 @@ struct Args {
 enum What {
     /// Many want at the same moment what one has (T5, T6).
     Crowd(crowds::CrowdArgs),
+    /// No peer has what is wanted, and the upstream is far away (T7).
+    Upstream(upstreams::UpstreamArgs),
+    /// One of two sources vanishes in mid-transfer (T8).
+    LostSource(lost_sources::LostArgs),
+    /// Some of many sources lie (T9).
+    Liars(liars::LiarArgs),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -28,7 +34,11 @@ fn main() -> anyhow::Result<ExitCode> {
     if let Some(why) = needs::missing() {
         anyhow::bail!("NOT MEASURED: {why}");
     }
+    let rounds = args.common.rounds;
     match &args.what {
-        What::Crowd(crowd) => run(&args.common, crowds::measure(args.common.rounds, crowd)),
+        What::Crowd(crowd) => run(&args.common, crowds::measure(rounds, crowd)),
+        What::Upstream(upstream) => run(&args.common, upstreams::measure(rounds, upstream)),
+        What::LostSource(lost) => run(&args.common, lost_sources::measure(rounds, lost)),
+        What::Liars(liars) => run(&args.common, liars::measure(rounds, liars)),
     }
 }

@@ -11,6 +11,7 @@ use narswarm_protocol::piece_set::PieceSet;
 use narswarm_protocol::store_path::StoreHash;
 use narswarm_protocol::wire::fetch::{Encoding, Frame};
 use std::io;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -75,11 +76,19 @@ impl Liar {
     /// # Panics
     /// When it can't listen.
     pub async fn start(lie: Lie, holdings: &[Holding]) -> Self {
+        Self::start_at(Ipv4Addr::LOCALHOST, lie, holdings).await
+    }
+
+    /// The same at another address of the host whose threads this runs on.
+    ///
+    /// # Panics
+    /// When it can't listen.
+    pub async fn start_at(listen: Ipv4Addr, lie: Lie, holdings: &[Holding]) -> Self {
         let seen = Arc::<Seen>::default();
         let stock = Stock { lie, seen: seen.clone(), items: items(lie, holdings) };
         let mut config = NetConfig::new(Keypair::generate_ed25519());
-        config.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().expect("an address")];
-        let (net, _) = Net::start(config, Arc::new(stock)).await.expect("the loopback is there");
+        config.listen = vec![format!("/ip4/{listen}/tcp/0").parse().expect("an address")];
+        let (net, _) = Net::start(config, Arc::new(stock)).await.expect("the address is there");
         Self { net, seen }
     }
 

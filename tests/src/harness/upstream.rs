@@ -102,15 +102,23 @@ impl StaticServer {
     /// # Errors
     /// When no port can be had.
     pub async fn start(root: impl Into<PathBuf>) -> io::Result<Self> {
+        Self::start_on(TcpListener::bind("127.0.0.1:0").await?, root)
+    }
+
+    /// Serves the files below `root` wherever this listens.
+    ///
+    /// # Errors
+    /// When the listener has no address.
+    pub fn start_on(listener: TcpListener, root: impl Into<PathBuf>) -> io::Result<Self> {
         let site = Site {
             root: root.into(),
             seen: Arc::default(),
             narinfos: Mutex::default(),
             nars: Mutex::default(),
         };
-        let unset = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut server = Self { address: unset, site: Arc::new(site), accepting: None };
-        server.resume().await?;
+        let address = listener.local_addr()?;
+        let mut server = Self { address, site: Arc::new(site), accepting: None };
+        server.accept(listener);
         Ok(server)
     }
 
@@ -156,8 +164,11 @@ impl StaticServer {
     /// # Errors
     /// When somebody else has the port.
     pub async fn resume(&mut self) -> io::Result<()> {
-        let listener = TcpListener::bind(self.address).await?;
-        self.address = listener.local_addr()?;
+        self.accept(TcpListener::bind(self.address).await?);
+        Ok(())
+    }
+
+    fn accept(&mut self, listener: TcpListener) {
         let site = Arc::clone(&self.site);
         let accepting = tokio::spawn(async move {
             let mut serving = JoinSet::new();
@@ -168,7 +179,6 @@ impl StaticServer {
             }
         });
         self.accepting = Some(AbortOnDropHandle::new(accepting));
-        Ok(())
     }
 }
 

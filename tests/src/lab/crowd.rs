@@ -4,14 +4,14 @@
 //! everybody must receive all of them, and all that is received must have been sent by somebody
 //! (Kumar and Ross, "Peer-Assisted File Distribution: The Minimum Distribution Time", 2006).
 
+use super::client::fetch_at_last;
 use super::host::{Carried, Host};
 use super::line::Line;
 use super::network::Network;
 use crate::bench::content::LargeItem;
 use crate::bench::process::cpu_seconds;
-use crate::harness::http_client::HttpClient;
 use crate::harness::node::{Node, Stage};
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use bytes::Bytes;
 use futures::future::{join_all, try_join_all};
 use std::path::Path;
@@ -67,6 +67,8 @@ pub struct Outcome {
     pub cpu_s: f64,
     /// Octets that weren't those of the nar.
     pub wrong: u64,
+    /// How often a client was cut off and had to ask again.
+    pub cuts: u64,
 }
 
 impl Outcome {
@@ -131,6 +133,7 @@ impl Start {
             peers_got: None,
             cpu_s,
             wrong: 0,
+            cuts: 0,
         })
     }
 }
@@ -166,14 +169,15 @@ pub async fn narswarm(
         spec.bootstrap(seed.peer_address()).start()
     });
     let peers = join_all(starting).await;
-    let mut clients = try_join_all(peers.iter().map(|peer| introduced(peer, item))).await?;
+    try_join_all(peers.iter().map(|peer| introduce(peer, item))).await?;
     let pids: Vec<u32> = peers.iter().chain([&seed]).map(Node::pid).collect();
     let start = Start::now(&hosts, &pids)?;
-    let fetching = clients.iter_mut().map(|client| fetch(client, item, nar, start.at()));
+    let fetching = peers.iter().map(|peer| fetch_at_last(peer, item, nar, start.at()));
     let fetched = try_join_all(fetching).await?;
-    let took = fetched.iter().map(|(took, _)| *took).collect();
+    let took = fetched.iter().map(|fetched| fetched.took).collect();
     let mut outcome = start.outcome(&hosts, &pids, took)?;
-    outcome.wrong = fetched.iter().map(|(_, wrong)| wrong).sum();
+    outcome.wrong = fetched.iter().map(|fetched| fetched.wrong).sum();
+    outcome.cuts = fetched.iter().map(|fetched| u64::from(fetched.cuts)).sum();
     outcome.seed_gave = Some(seed.status().await.bytes.to_peers);
     let statuses = join_all(peers.iter().map(Node::status)).await;
     outcome.peers_got = Some(statuses.iter().map(|status| status.bytes.from_peers).sum());
@@ -185,38 +189,12 @@ pub async fn narswarm(
     Ok(outcome)
 }
 
-/// A connection to a node which has peers and knows the narinfo.
-async fn introduced(node: &Node, item: &LargeItem) -> anyhow::Result<HttpClient> {
+/// Waits until a node has peers and knows the narinfo.
+async fn introduce(node: &Node, item: &LargeItem) -> anyhow::Result<()> {
     node.has_peers(1).await;
-    let mut client = node.connect().await?;
-    let narinfo = client.get(&item.narinfo_path()).await?;
+    let narinfo = node.connect().await?.get(&item.narinfo_path()).await?;
     ensure!(narinfo.head.status == 200, "a node finds no narinfo of {}", item.item);
-    Ok(client)
-}
-
-/// Fetches a nar; tells when it was complete and how many of its octets were wrong.
-///
-/// # Errors
-/// When it isn't complete.
-pub async fn fetch(
-    client: &mut HttpClient,
-    item: &LargeItem,
-    nar: &Bytes,
-    start: Instant,
-) -> anyhow::Result<(Duration, u64)> {
-    let (mut at, mut wrong, path) = (0, 0, item.nar_path());
-    let head = client.get_into(&path, |octets| {
-        let right = nar.get(at..at + octets.len()).unwrap_or_default();
-        if right != octets {
-            let pairs = octets.iter().zip(right);
-            wrong += pairs.filter(|(a, b)| a != b).count() as u64;
-            wrong += (octets.len() - right.len()) as u64;
-        }
-        at += octets.len();
-    });
-    let head = head.await.with_context(|| format!("{} was cut off", item.item))?;
-    ensure!(head.status == 200 && at as u64 == item.nar_bytes, "{} {at} octets", head.status);
-    Ok((start.elapsed(), wrong))
+    Ok(())
 }
 
 #[cfg(test)]

@@ -91,3 +91,65 @@ impl Network {
         self.switch.run("ip", &["-batch", "-"], &pair);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::line::Mbps;
+    use crate::lab::needs;
+    use std::net::SocketAddr;
+    use std::time::{Duration, Instant};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::timeout;
+
+    const BYTES: usize = 500_000;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn lines_take_as_long_as_they_should_and_can_be_cut() {
+        if !needs::are_met() {
+            return;
+        }
+        let mut network = Network::new();
+        let near = network.add(Line::free());
+        let round_trip = Duration::from_millis(40);
+        let far = network.add(Line { up: Some(Mbps(20.0)), ..Line::free().far(round_trip) });
+        let address = SocketAddr::from((far.address(), 1234));
+        let listener = far.namespace().listen(address).expect("a free port");
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                stream.write_all(&vec![7; BYTES]).await.expect("the other side reads");
+            }
+        });
+        let start = Instant::now();
+        let mut stream = near.namespace().connect(address).await.expect("a connection");
+        assert!(start.elapsed() >= round_trip, "{:?}", start.elapsed());
+        let mut octets = Vec::new();
+        stream.read_to_end(&mut octets).await.expect("a connection");
+        assert_eq!(octets, vec![7; BYTES]);
+        // 0.2 s at this rate, but for what passes at once.
+        assert!(start.elapsed() > Duration::from_millis(200), "{:?}", start.elapsed());
+        assert!(far.carried().sent > BYTES as u64 && near.carried().received > BYTES as u64);
+        far.cut_off();
+        let again = timeout(Duration::from_millis(300), near.namespace().connect(address));
+        assert!(again.await.is_err(), "a line that is cut carries nothing");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn programs_in_a_host_see_only_its_network() {
+        if !needs::are_met() {
+            return;
+        }
+        let mut network = Network::new();
+        let host = network.add(Line::of(20.0, 100.0));
+        let output = host.namespace().command("cat").arg("/proc/net/dev").output();
+        let table = String::from_utf8(output.expect("cat").stdout).expect("text");
+        let mut interfaces: Vec<_> =
+            table.lines().filter_map(|line| Some(line.split_once(':')?.0.trim())).collect();
+        interfaces.sort_unstable();
+        assert_eq!(interfaces, ["eth0", "lo"]);
+        let address = host.address();
+        let runtime = host.namespace().runtime();
+        let bound = runtime.run(async move { tokio::net::TcpListener::bind((address, 0)).await });
+        assert_eq!(bound.await.expect("its address").local_addr().expect("bound").ip(), address);
+    }
+}

@@ -1,3 +1,6 @@
 //! What `bench-swarm` measures, one file for each of its subcommands.
 
 pub mod crowds;
+pub mod liars;
+pub mod lost_sources;
+pub mod upstreams;

@@ -11,6 +11,7 @@ mod hostile_clients;
 mod hostile_narinfos;
 mod hostile_nars;
 mod hostile_peers;
+mod lab;
 mod restarts;
 mod sharing;
 mod upstream;

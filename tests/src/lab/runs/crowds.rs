@@ -164,6 +164,7 @@ impl Bench {
         report.sample(format!("{name}: processor time of all"), "s", outcome.cpu_s);
         if contestant == Contestant::Narswarm {
             report.sample(format!("{name}: wrong octets"), "", outcome.wrong as f64);
+            report.sample(format!("{name}: clients cut off"), "", outcome.cuts as f64);
         }
         let mut took: Vec<_> = outcome.took.iter().map(Duration::as_secs_f64).collect();
         took.sort_by(f64::total_cmp);
@@ -176,6 +177,7 @@ fn judge(contestants: &[Contestant], report: &mut Report) {
     report.aim("narswarm: seed's egress ÷ nar", Aim::AtMost(2.0));
     report.aim("narswarm: duplicates", Aim::AtMost(2.0));
     report.aim("narswarm: wrong octets", Aim::AtMost(0.0));
+    report.aim("narswarm: clients cut off", Aim::AtMost(0.0));
     for contestant in contestants.iter().filter(|c| **c != Contestant::Narswarm) {
         let reference = format!("{}: last", contestant.name());
         report.compare("narswarm: last", &reference, Some(Aim::AtMost(1.0)));
