@@ -65,6 +65,8 @@ struct Taken {
     got: u64,
     /// Octets that its line has carried down.
     carried: u64,
+    /// Pieces that those who lie were asked for.
+    asked: usize,
 }
 
 /// Measures all lies in turn.
@@ -85,7 +87,9 @@ pub async fn measure(rounds: u32, args: &LiarArgs) -> anyhow::Result<Report> {
             report.sample(format!("{name}: clients cut off"), "", f64::from(taken.cuts));
             let waste = (taken.got as f64 / bytes - 1.0) * 100.0;
             report.sample(format!("{name}: waste"), "%", waste);
-            report.sample(format!("{name}: line ÷ nar"), "×", taken.carried as f64 / bytes);
+            let carried = (taken.carried as f64 / bytes - 1.0) * 100.0;
+            report.sample(format!("{name}: line beyond the nar"), "%", carried);
+            report.sample(format!("{name}: pieces asked of them"), "", taken.asked as f64);
         }
     }
     for (name, _) in &LIES[1..] {
@@ -143,6 +147,7 @@ impl Bench {
         let fetched = client::fetch_at_last(&asker, &self.item, &self.nar, start).await?;
         let carried = home.carried().since(before).received;
         let got = asker.status().await.bytes.from_peers;
+        let asked = liars.iter().map(|(liar, _)| liar.seen().pieces()).sum();
         let folder = asker.data_dir().to_owned();
         asker.terminate().await;
         std::fs::remove_dir_all(folder)?;
@@ -151,7 +156,7 @@ impl Bench {
             runtime.run(liar.stop()).await;
         }
         let (wrong, cuts) = (fetched.wrong, fetched.cuts);
-        Ok(Taken { seconds: fetched.took.as_secs_f64(), wrong, cuts, got, carried })
+        Ok(Taken { seconds: fetched.took.as_secs_f64(), wrong, cuts, got, carried, asked })
     }
 }
 

@@ -64,13 +64,19 @@ pub async fn measure(rounds: u32, args: &UpstreamArgs) -> anyhow::Result<Report>
         .flat_map(|number| [Contestant::Direct, Contestant::Narswarm].map(|who| (number, who)))
         .collect();
     for round in 0..rounds {
+        let mut firsts = vec![0.0; bench.items.len()];
         for &(number, who) in in_turn(&turns, round) {
             settle_disks().await;
             let name = format!("home-{round}-{number}");
             let fetched = bench.turn(&bench.items[number], who, &name).await?;
             let what = format!("{} kB: {}", args.sizes[number], who.name());
-            report.sample(format!("{what}, first"), "ms", fetched.first.as_secs_f64() * 1e3);
+            let first = fetched.first.as_secs_f64() * 1e3;
+            firsts[number] += if who == Contestant::Narswarm { first } else { -first };
+            report.sample(format!("{what}, first"), "ms", first);
             report.sample(format!("{what}, all"), "ms", fetched.took.as_secs_f64() * 1e3);
+        }
+        for (size, more) in args.sizes.iter().zip(firsts) {
+            report.sample(format!("{size} kB: first later by"), "ms", more);
         }
     }
     for size in &args.sizes {
