@@ -16,5 +16,6 @@ pub mod namespace;
 pub mod needs;
 pub mod network;
 pub mod runs;
+pub mod torrent_programs;
 pub mod torrents;
 pub mod tracker;

@@ -103,6 +103,15 @@ impl Start {
         Ok(Self { at: Instant::now(), carried, cpu_s })
     }
 
+    /// Counts what these processes use from now on.
+    ///
+    /// # Errors
+    /// When one is gone.
+    pub fn count_from(&mut self, pids: &[u32]) -> anyhow::Result<()> {
+        self.cpu_s = cpu(pids)?;
+        Ok(())
+    }
+
     /// When it was.
     #[must_use]
     pub fn at(&self) -> Instant {

@@ -20,10 +20,10 @@ use tokio::time::timeout;
 const PIECE_BYTES: u32 = 256 * 1024;
 
 /// Longest that a client takes to start or to answer.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Longest that a crowd takes: many times what any should.
-const TRANSFER_PATIENCE: Duration = Duration::from_secs(900);
+pub(super) const TRANSFER_PATIENCE: Duration = Duration::from_secs(900);
 
 /// The driver of libtorrent.
 const DRIVER: &str = include_str!("libtorrent_client.py");
@@ -65,9 +65,58 @@ pub fn python() -> anyhow::Result<PathBuf> {
     anyhow::bail!("there is no Python with libtorrent; Debian's package is python3-libtorrent")
 }
 
-/// Has a crowd fetch a file.
-///
-/// `scratch` is a new directory.
+/// A crowd's hosts, a tracker beside them, and a torrent of one file.
+pub(super) struct Torrent {
+    pub(super) hosts: Vec<Host>,
+    pub(super) tracker: Tracker,
+    /// The torrent's file.
+    pub(super) torrent: PathBuf,
+    /// Where each host has or puts the content, the seed first.
+    pub(super) folders: Vec<PathBuf>,
+    scratch: PathBuf,
+    _network: Network,
+}
+
+impl Torrent {
+    /// Makes all that; `scratch` is a new directory.
+    pub(super) fn make(crowd: &Crowd, file: &Path, scratch: &Path) -> anyhow::Result<Self> {
+        let mut network = Network::new();
+        let hosts = crowd.settle(&mut network);
+        let third = network.add(Line::free());
+        let tracker = Tracker::start(third.namespace(), third.address())?;
+        let mut folders = vec![file.parent().context("a file in a folder")?.to_owned()];
+        folders.extend((1..hosts.len()).map(|number| scratch.join(number.to_string())));
+        for folder in &folders {
+            std::fs::create_dir_all(folder)?;
+        }
+        let torrent = scratch.join("torrent");
+        std::fs::write(scratch.join("libtorrent_client.py"), DRIVER)?;
+        let made = Self {
+            hosts,
+            tracker,
+            torrent,
+            folders,
+            scratch: scratch.to_owned(),
+            _network: network,
+        };
+        let mut make = Command::new(python()?);
+        make.arg(made.driver()).arg("make").args([file, &made.torrent]);
+        let said = make.arg(PIECE_BYTES.to_string()).arg(made.tracker.url()).output()?;
+        ensure!(said.status.success(), "no torrent: {}", String::from_utf8_lossy(&said.stderr));
+        Ok(made)
+    }
+
+    fn driver(&self) -> PathBuf {
+        self.scratch.join("libtorrent_client.py")
+    }
+
+    /// Removes what was fetched.
+    pub(super) fn clear(self) -> std::io::Result<()> {
+        std::fs::remove_dir_all(&self.scratch)
+    }
+}
+
+/// Has a crowd of libtorrent's fetch a file; `scratch` is a new directory.
 ///
 /// # Errors
 /// When somebody doesn't get it.
@@ -77,35 +126,18 @@ pub async fn libtorrent(
     file: &Path,
     scratch: &Path,
 ) -> anyhow::Result<Outcome> {
-    let python = python()?;
-    let mut network = Network::new();
-    let hosts = crowd.settle(&mut network);
-    let third = network.add(Line::free());
-    let tracker = Tracker::start(third.namespace(), third.address())?;
-    std::fs::create_dir_all(scratch)?;
-    let (driver, torrent) = (scratch.join("libtorrent_client.py"), scratch.join("torrent"));
-    std::fs::write(&driver, DRIVER)?;
-    let mut make = Command::new(&python);
-    make.arg(&driver).arg("make").args([file, &torrent]);
-    let made = make.arg(PIECE_BYTES.to_string()).arg(tracker.url()).output()?;
-    ensure!(made.status.success(), "no torrent: {}", String::from_utf8_lossy(&made.stderr));
+    let (python, torrent) = (python()?, Torrent::make(crowd, file, scratch)?);
     let mut clients = Vec::new();
-    for (number, host) in hosts.iter().enumerate() {
-        let folder = if number == 0 {
-            file.parent().context("a file in a folder")?.to_owned()
-        } else {
-            scratch.join(number.to_string())
-        };
-        std::fs::create_dir_all(&folder)?;
+    for (number, (host, folder)) in torrent.hosts.iter().zip(&torrent.folders).enumerate() {
         let mut command = host.namespace().command(&python);
-        command.arg(&driver).arg("run").args([&torrent, &folder]);
+        command.arg(torrent.driver()).arg("run").args([&torrent.torrent, folder]);
         command.arg(host.address().to_string()).args(manner.of(number == 0));
         clients.push(Client::start(command)?);
     }
     try_join_all(clients.iter_mut().map(|client| client.expect("ready"))).await?;
-    let outcome = race(&hosts, &mut clients).await?;
+    let outcome = race(&torrent.hosts, &mut clients).await?;
     try_join_all(clients.into_iter().map(Client::end)).await?;
-    std::fs::remove_dir_all(scratch)?;
+    torrent.clear()?;
     Ok(outcome)
 }
 

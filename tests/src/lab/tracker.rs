@@ -21,6 +21,7 @@ type Peers = Arc<Mutex<BTreeSet<(Ipv4Addr, u16)>>>;
 /// A running one.
 pub struct Tracker {
     url: String,
+    peers: Peers,
     _accepting: AbortOnDropHandle<()>,
 }
 
@@ -32,19 +33,26 @@ impl Tracker {
     pub fn start(namespace: &Namespace, address: Ipv4Addr) -> std::io::Result<Self> {
         let listener = namespace.listen(SocketAddr::from((address, PORT)))?;
         let peers = Peers::default();
+        let known = peers.clone();
         let accepting = tokio::spawn(async move {
             while let Ok((stream, from)) = listener.accept().await {
-                tokio::spawn(answer(stream, from.ip(), peers.clone()));
+                tokio::spawn(answer(stream, from.ip(), known.clone()));
             }
         });
         let url = format!("http://{address}:{PORT}/announce");
-        Ok(Self { url, _accepting: AbortOnDropHandle::new(accepting) })
+        Ok(Self { url, peers, _accepting: AbortOnDropHandle::new(accepting) })
     }
 
     /// Where clients announce themselves.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// How many have announced themselves.
+    #[must_use]
+    pub fn known(&self) -> usize {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 }
 

@@ -7,6 +7,7 @@ use crate::harness::mirror::Mirror;
 use crate::harness::node::Stage;
 use crate::lab::crowd::{self, Crowd, Outcome};
 use crate::lab::line::Line;
+use crate::lab::torrent_programs::{self, Program};
 use crate::lab::torrents::{self, Manner};
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
@@ -47,6 +48,10 @@ pub enum Contestant {
     LibtorrentTcp,
     /// libtorrent without uTP and with a super-seeding seed.
     LibtorrentSuper,
+    /// aria2.
+    Aria2,
+    /// Transmission.
+    Transmission,
 }
 
 impl Contestant {
@@ -56,6 +61,25 @@ impl Contestant {
             Self::Libtorrent => "libtorrent",
             Self::LibtorrentTcp => "libtorrent on TCP",
             Self::LibtorrentSuper => "libtorrent on TCP, super-seeding",
+            Self::Aria2 => "aria2",
+            Self::Transmission => "Transmission",
+        }
+    }
+
+    /// Why it can't take part here.
+    fn missing(self) -> Option<String> {
+        let program = match self {
+            Self::Narswarm => return None,
+            Self::Aria2 => Some((Program::Aria2, "aria2")),
+            Self::Transmission => Some((Program::Transmission, "transmission-cli")),
+            _ => None,
+        };
+        match program {
+            Some((program, package)) if !program.is_there() => {
+                Some(format!("it isn't installed; Debian's package is {package}"))
+            }
+            // It makes the torrents of all of them.
+            _ => torrents::python().err().map(|why| why.to_string()),
         }
     }
 }
@@ -105,13 +129,15 @@ fn contestants(args: &CrowdArgs, report: &mut Report) -> Vec<Contestant> {
     if all.is_empty() {
         all = Contestant::value_variants().to_vec();
     }
-    if let Err(why) = torrents::python()
-        && all.iter().any(|contestant| *contestant != Contestant::Narswarm)
-    {
-        eprintln!("NOT MEASURED: {why}");
-        report.note(format!("libtorrent was left out: {why}"));
-        all.retain(|contestant| *contestant == Contestant::Narswarm);
-    }
+    all.retain(|contestant| {
+        let missing = contestant.missing();
+        if let Some(why) = &missing {
+            let text = format!("{} was left out: {why}", contestant.name());
+            eprintln!("NOT MEASURED: {text}");
+            report.note(text);
+        }
+        missing.is_none()
+    });
     all
 }
 
@@ -130,17 +156,21 @@ async fn prepare(args: &CrowdArgs) -> anyhow::Result<Bench> {
 
 impl Bench {
     async fn turn(&self, contestant: Contestant, round: u32) -> anyhow::Result<Outcome> {
-        let manner = match contestant {
+        let Self { stage, key, item, nar, crowd } = self;
+        let scratch = stage.path(&format!("{contestant:?}-{round}"));
+        let libtorrent = |manner| torrents::libtorrent(crowd, manner, &item.file, &scratch);
+        let other = |program| torrent_programs::fetch(program, crowd, &item.file, &scratch);
+        match contestant {
             Contestant::Narswarm => {
-                let (Self { stage, key, item, nar, crowd }, name) = (self, format!("peer-{round}"));
-                return crowd::narswarm(crowd, stage, key, &name, item, nar).await;
+                let name = format!("peer-{round}");
+                crowd::narswarm(crowd, stage, key, &name, item, nar).await
             }
-            Contestant::Libtorrent => Manner::Usual,
-            Contestant::LibtorrentTcp => Manner::Tcp,
-            Contestant::LibtorrentSuper => Manner::SuperSeeding,
-        };
-        let scratch = self.stage.path(&format!("{manner:?}-{round}"));
-        torrents::libtorrent(&self.crowd, manner, &self.item.file, &scratch).await
+            Contestant::Libtorrent => libtorrent(Manner::Usual).await,
+            Contestant::LibtorrentTcp => libtorrent(Manner::Tcp).await,
+            Contestant::LibtorrentSuper => libtorrent(Manner::SuperSeeding).await,
+            Contestant::Aria2 => other(Program::Aria2).await,
+            Contestant::Transmission => other(Program::Transmission).await,
+        }
     }
 
     fn enter(&self, contestant: Contestant, outcome: &Outcome, report: &mut Report) {
