@@ -6,9 +6,13 @@ use std::path::Path;
 /// `CAP_NET_ADMIN` and `CAP_SYS_ADMIN`, as bits of what `/proc/self/status` tells.
 const CAPABILITIES: u64 = 1 << 12 | 1 << 21;
 
+/// Where tap devices are made.
+const TUN: &str = "/dev/net/tun";
+
 /// Programs that it is built with, and the packages that have them.
-const PROGRAMS: [(&str, &str); 5] = [
+const PROGRAMS: [(&str, &str); 6] = [
     ("ip", "iproute2"),
+    ("nft", "nftables"),
     ("tc", "iproute2"),
     ("nsenter", "util-linux"),
     ("setpriv", "util-linux"),
@@ -20,6 +24,9 @@ const PROGRAMS: [(&str, &str); 5] = [
 pub fn missing() -> Option<String> {
     if effective_capabilities() & CAPABILITIES != CAPABILITIES {
         return Some("network namespaces need root (CAP_SYS_ADMIN and CAP_NET_ADMIN)".to_owned());
+    }
+    if !Path::new(TUN).exists() {
+        return Some(format!("the network lab delays packets through {TUN}, which isn't there"));
     }
     let (program, package) = PROGRAMS.into_iter().find(|(program, _)| !is_program(program))?;
     Some(format!("the network lab needs the program {program}, of the package {package}"))
