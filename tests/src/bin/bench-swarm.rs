@@ -1,11 +1,12 @@
 //! How a swarm does on lines as people have them, in network namespaces with shaped lines: a
 //! flash crowd beside BitTorrent's (T5, T6), a swarm without a useful peer beside its upstream
-//! (T7), sources that vanish (T8) and sources that lie (T9). Needs root.
+//! (T7), sources that vanish (T8), sources that lie (T9), and what a huge nar takes of memory. Needs
+//! root.
 
 use clap::{Parser, Subcommand};
 use narswarm_tests::bench::run::{CommonArgs, run};
 use narswarm_tests::lab::needs;
-use narswarm_tests::lab::runs::{crowds, liars, lost_sources, upstreams};
+use narswarm_tests::lab::runs::{crowds, liars, lost_sources, memory, upstreams};
 use std::process::ExitCode;
 
 /// Swarms of nodes in network namespaces with shaped lines; needs root.
@@ -27,6 +28,8 @@ enum What {
     LostSource(lost_sources::LostArgs),
     /// Some of many sources lie (T9).
     Liars(liars::LiarArgs),
+    /// A huge nar from many sources: memory of both sides.
+    Memory(memory::MemoryArgs),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -40,5 +43,6 @@ fn main() -> anyhow::Result<ExitCode> {
         What::Upstream(upstream) => run(&args.common, upstreams::measure(rounds, upstream)),
         What::LostSource(lost) => run(&args.common, lost_sources::measure(rounds, lost)),
         What::Liars(liars) => run(&args.common, liars::measure(rounds, liars)),
+        What::Memory(memory) => run(&args.common, memory::measure(rounds, memory)),
     }
 }

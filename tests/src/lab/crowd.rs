@@ -16,6 +16,7 @@ use bytes::Bytes;
 use futures::future::{join_all, try_join_all};
 use std::path::Path;
 use std::time::{Duration, Instant};
+use tokio_util::task::AbortOnDropHandle;
 
 /// Who is there, and by which lines.
 #[derive(Debug, Clone, Copy)]
@@ -91,6 +92,7 @@ pub struct Start {
     at: Instant,
     carried: Vec<Carried>,
     cpu_s: f64,
+    _watching: AbortOnDropHandle<()>,
 }
 
 impl Start {
@@ -100,7 +102,8 @@ impl Start {
     /// When a process is gone.
     pub fn now(hosts: &[Host], pids: &[u32]) -> anyhow::Result<Self> {
         let (carried, cpu_s) = (carried(hosts), cpu(pids)?);
-        Ok(Self { at: Instant::now(), carried, cpu_s })
+        let watching = AbortOnDropHandle::new(tokio::spawn(watch(hosts.to_vec())));
+        Ok(Self { at: Instant::now(), carried, cpu_s, _watching: watching })
     }
 
     /// Counts what these processes use from now on.
@@ -149,6 +152,29 @@ impl Start {
 
 fn carried(hosts: &[Host]) -> Vec<Carried> {
     hosts.iter().map(Host::carried).collect()
+}
+
+/// Tells from second to second how full the lines up are: the seed's, and those of the peers.
+async fn watch(hosts: Vec<Host>) {
+    let mut before = carried(&hosts);
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    ticks.tick().await;
+    let mut last = Instant::now();
+    loop {
+        ticks.tick().await;
+        let (now, seconds) = (carried(&hosts), last.elapsed().as_secs_f64());
+        last = Instant::now();
+        let full = |range: std::ops::Range<usize>| {
+            let pairs = hosts[range.clone()].iter().zip(now[range.clone()].iter().zip(&before[range]));
+            let (sent, most) = pairs.fold((0.0, 0.0), |(sent, most), (host, (now, before))| {
+                let rate = host.line().up.map_or(f64::INFINITY, super::line::Mbps::bytes_per_s);
+                (sent + now.since(*before).sent as f64, most + rate * seconds)
+            });
+            sent / most * 100.0
+        };
+        eprint!("{:.0}/{:.0} ", full(0..1), full(1..hosts.len()));
+        before = now;
+    }
 }
 
 fn cpu(pids: &[u32]) -> anyhow::Result<f64> {

@@ -3,4 +3,5 @@
 pub mod crowds;
 pub mod liars;
 pub mod lost_sources;
+pub mod memory;
 pub mod upstreams;

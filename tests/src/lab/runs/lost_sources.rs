@@ -1,12 +1,14 @@
-//! Of two sources, one vanishes in mid-transfer: it freezes, is killed, or its line is cut (T8).
+//! Of two sources, one vanishes in mid-transfer: it freezes, is killed, or its line is cut; or both
+//! freeze, and there is an upstream (T8).
 //!
-//! Either source alone fills the asker's line, so a perfect asker loses no time at all.
+//! Either source alone, and the upstream, fills the asker's line, so a perfect asker loses no time.
 
 use crate::bench::content::{self, Kind, LargeItem};
 use crate::bench::report::{Aim, Report};
 use crate::bench::run::{in_turn, settle_disks};
 use crate::harness::mirror::Mirror;
 use crate::harness::node::{Node, Stage};
+use crate::harness::upstream::StaticServer;
 use crate::lab::client::{self, Fetched};
 use crate::lab::host::Host;
 use crate::lab::line::Line;
@@ -15,7 +17,7 @@ use anyhow::{Context, ensure};
 use bytes::Bytes;
 use clap::Args;
 use rustix::process::Signal;
-use std::path::PathBuf;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// What is moved, and by which lines.
@@ -43,9 +45,17 @@ pub enum Mishap {
     Killed,
     /// Its line is cut: nothing comes, and nothing that is sent to it is confirmed.
     CutOff,
+    /// Both sources are stopped, and there is an upstream.
+    AllFrozen,
 }
 
-const ALL: [Mishap; 4] = [Mishap::Undisturbed, Mishap::Frozen, Mishap::Killed, Mishap::CutOff];
+const ALL: [Mishap; 5] = [
+    Mishap::Undisturbed,
+    Mishap::Frozen,
+    Mishap::Killed,
+    Mishap::CutOff,
+    Mishap::AllFrozen,
+];
 
 impl Mishap {
     fn name(self) -> &'static str {
@@ -54,16 +64,18 @@ impl Mishap {
             Self::Frozen => "source frozen",
             Self::Killed => "source killed",
             Self::CutOff => "source cut off",
+            Self::AllFrozen => "both frozen, upstream alive",
         }
     }
 
-    /// Lets it happen.
-    pub fn strike(self, node: &Node, host: &Host) {
+    /// Lets it happen to the source `which`.
+    fn strike(self, nodes: &[Node; 2], hosts: &[Host; 2], which: usize) {
         match self {
             Self::Undisturbed => {}
-            Self::Frozen => node.signal(Signal::STOP),
-            Self::Killed => node.signal(Signal::KILL),
-            Self::CutOff => host.cut_off(),
+            Self::Frozen => nodes[which].signal(Signal::STOP),
+            Self::Killed => nodes[which].signal(Signal::KILL),
+            Self::CutOff => hosts[which].cut_off(),
+            Self::AllFrozen => nodes.iter().for_each(|node| node.signal(Signal::STOP)),
         }
     }
 }
@@ -71,7 +83,7 @@ impl Mishap {
 /// Two sources that hold the item, and how to put an asker before them.
 pub struct Sources {
     stage: Stage,
-    key: PathBuf,
+    mirror: Mirror,
     item: LargeItem,
     nar: Bytes,
     line: Line,
@@ -121,7 +133,8 @@ pub async fn measure(rounds: u32, args: &LostArgs) -> anyhow::Result<Report> {
     }
     report.note(format!(
         "{} MB from two sources of {} Mbit/s to one asker of as much, round trip {} ms; at half of \
-         it, the source that has sent more is lost; the client has seen one whole answer each time",
+         it, the source that has sent more is lost, or both; the client has seen one whole answer \
+         each time",
         args.size, args.rate, args.round_trip
     ));
     Ok(report)
@@ -136,12 +149,11 @@ impl Sources {
         let stage = Stage::new();
         let mirror = Mirror::create(stage.path("mirror"), 1);
         let item = content::add(&mirror, "twice", &Kind::Incompressible, bytes)?;
-        let key = mirror.key_file();
         for name in ["source-0", "source-1"] {
-            stage.import(name, &key, &[mirror.root()]).await.well();
+            stage.import(name, &mirror.key_file(), &[mirror.root()]).await.well();
         }
         let nar = Bytes::from(std::fs::read(&item.file)?);
-        Ok(Self { stage, key, item, nar, line })
+        Ok(Self { stage, mirror, item, nar, line })
     }
 
     /// Moves the item to a new node of this name and to its client, with a mishap on the way.
@@ -152,11 +164,17 @@ impl Sources {
         let mut network = Network::new();
         let hosts = [network.add(self.line), network.add(self.line)];
         let home = network.add(self.line);
-        let [a, b] = ["source-0", "source-1"].map(|name| self.stage.node(name).acl(&self.key));
+        let key = self.mirror.key_file();
+        let [a, b] = ["source-0", "source-1"].map(|name| self.stage.node(name).acl(&key));
         let nodes = [a.on(&hosts[0]).start().await, b.on(&hosts[1]).start().await];
-        let mut asker = self.stage.node(name).on(&home).acl(&self.key);
+        let mut asker = self.stage.node(name).on(&home).acl(&key);
         for node in &nodes {
             asker = asker.bootstrap(node.peer_address());
+        }
+        let upstream = (mishap == Mishap::AllFrozen).then(|| self.upstream(&mut network));
+        let upstream = upstream.transpose()?;
+        if let Some(upstream) = &upstream {
+            asker = asker.upstream(&upstream.url());
         }
         let asker = asker.start().await;
         asker.has_peers(2).await;
@@ -170,7 +188,7 @@ impl Sources {
                 let sent = [hosts[0].carried().sent, hosts[1].carried().sent];
                 sent_before = Some(sent);
                 let more = usize::from(sent[1] > sent[0]);
-                mishap.strike(&nodes[more], &hosts[more]);
+                mishap.strike(&nodes, &hosts, more);
             }
         });
         let fetched = fetched.await?;
@@ -181,5 +199,12 @@ impl Sources {
             node.kill().await;
         }
         Ok(Lost { fetched, sent_before: sent_before.context("half of it came")? })
+    }
+
+    /// A static server with the same nar, on a line of the same kind.
+    fn upstream(&self, network: &mut Network) -> anyhow::Result<StaticServer> {
+        let host = network.add(self.line);
+        let listener = host.namespace().listen(SocketAddr::from((host.address(), 80)))?;
+        Ok(StaticServer::start_on(listener, self.mirror.root())?)
     }
 }
