@@ -130,8 +130,8 @@ impl Bench {
 
 /// Reads the nar and hashes it.
 async fn fetch(client: &mut HttpClient, item: &LargeItem) -> anyhow::Result<NarHash> {
-    let (mut hasher, mut came) = (Sha256::new(), 0);
-    let head = client.get_into(&item.nar_path(), |octets| {
+    let (path, mut hasher, mut came) = (item.nar_path(), Sha256::new(), 0);
+    let head = client.get_into(&path, |octets| {
         hasher.update(octets);
         came += octets.len() as u64;
     });
