@@ -41,6 +41,12 @@ pub const MAX_WINDOW_BYTES: u64 = 16 << 20;
 /// asked of others: within the second that a user may notice.
 pub const FREEZE_AFTER: std::time::Duration = std::time::Duration::from_millis(700);
 
+/// The same in a crowd, for a source that owes nothing that the reader waits for. There a piece
+/// shares a slow line with those of many others, and one of them may starve for more than a second
+/// on a line that loses packets; to ask another for it meanwhile would mostly bring it twice. What
+/// is wanted at the end is taken from the silent without waiting for this.
+pub const CROWD_FREEZE_AFTER: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// Silence after which a frozen source is given up for this fetch.
 pub const FORGET_FROZEN_AFTER: std::time::Duration = std::time::Duration::from_secs(20);
 

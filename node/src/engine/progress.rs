@@ -417,17 +417,20 @@ impl State {
     }
 
     /// Keeps the memory within its bound. With a disk, pieces that readers have passed go first,
-    /// then any; without, only those that every reader has passed.
+    /// then any that are on it; those yet to be written are in the memory of its queue anyway.
+    /// Without, only those that every reader has passed go.
     fn forget_old(&mut self, layout: PieceLayout) {
         let slowest = self.readers.values().min().map(|&offset| layout.piece_at(offset));
         while self.recent_bytes > limits::FETCH_MEMORY_BYTES {
-            let Some((&first, _)) = self.recent.first_key_value() else { return };
-            let Some((&last, _)) = self.recent.last_key_value() else { return };
-            let victim = match slowest {
-                Some(slowest) if first < slowest => first,
-                _ if self.disk.is_none() => return,
-                Some(_) => last,
-                None => first,
+            let disk = self.disk.as_deref();
+            let is_written = |index: &u32| disk.is_none_or(|disk| disk.has(*index));
+            let mut spare = self.recent.keys().copied().filter(is_written);
+            let victim = match (spare.next(), slowest) {
+                (Some(first), Some(slowest)) if first < slowest => first,
+                _ if disk.is_none() => return,
+                (Some(first), Some(_)) => spare.next_back().unwrap_or(first),
+                (Some(first), None) => first,
+                (None, _) => return,
             };
             if let Some(raw) = self.recent.remove(&victim) {
                 self.recent_bytes -= raw.len();
@@ -445,5 +448,42 @@ impl Growing {
             within -= chunk.len();
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{DataDir, Store, StoreConfig, encode_piece};
+    use narswarm_protocol::hash::NarHash;
+
+    #[tokio::test]
+    async fn what_is_not_on_disk_yet_stays_in_memory() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let data = DataDir::open(folder.path()).expect("a data directory");
+        let config = StoreConfig { headroom_bytes: 0, ..StoreConfig::default() };
+        let store = Store::open(&data, &config).expect("a store");
+        let count = 2 * (limits::FETCH_MEMORY_BYTES as u64 / limits::MIN_PIECE_BYTES) as u32;
+        let size = u64::from(count) * limits::MIN_PIECE_BYTES;
+        let layout = PieceLayout::new(size).expect("a layout");
+        let disk = Arc::new(store.begin(&NarHash([1; 32]), layout).expect("room"));
+        let progress = Arc::new(Progress::new(layout));
+        progress.use_disk(disk.clone());
+        let mut nar = progress.read(0);
+        let piece = |index: u32| vec![index as u8; layout.piece_len(index)];
+        // The disk is slower than the fetch, and has the first half only.
+        for index in 0..count {
+            if index < count / 2 {
+                disk.write_piece(index, &encode_piece(&piece(index))).expect("room");
+            }
+            progress.insert(index, piece(index).into());
+        }
+        assert!(progress.state.lock().recent_bytes <= limits::FETCH_MEMORY_BYTES);
+        progress.set_verified();
+        for index in 0..count {
+            let chunk = nar.next().await.expect("more").expect("at hand");
+            assert_eq!(chunk, piece(index), "{index}");
+        }
+        assert!(nar.next().await.is_none());
     }
 }

@@ -9,6 +9,7 @@ use super::pieces::{runs, tie};
 use super::source::{Source, Stage};
 use super::{Action, Fetch, SourceId, Time};
 use crate::limits;
+use std::ops::Range;
 
 /// Pieces that the reader needs next and that go before rare ones in a crowd: a mebibyte of the
 /// smallest, what a reader takes within the time of a few round trips.
@@ -25,6 +26,12 @@ impl Fetch {
             Stage::Idle | Stage::Opening => !s.complete,
             Stage::Reserve => false,
         })
+    }
+
+    /// What the reader needs next.
+    pub(super) fn urgent(&self) -> Range<u32> {
+        let from = self.reader.max(self.pieces.head()).min(self.end());
+        from..from.saturating_add(URGENT_PIECES).min(self.end())
     }
 
     fn end(&self) -> u32 {
@@ -54,9 +61,7 @@ impl Fetch {
         if self.upstream.leads(now) {
             head = (head + UPSTREAM_LEAD_PIECES).min(end);
         } else {
-            let from = self.reader.max(head).min(end);
-            let urgent = from..from.saturating_add(URGENT_PIECES).min(end);
-            picked.extend(urgent.filter(fresh).take(room.div_ceil(2)));
+            picked.extend(self.urgent().filter(fresh).take(room.div_ceil(2)));
         }
         let mut others: Vec<u32> =
             (head..end).filter(fresh).filter(|i| !picked.contains(i)).collect();

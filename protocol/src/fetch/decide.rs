@@ -21,7 +21,8 @@ impl Fetch {
         if self.ended || self.pieces.is_complete() {
             return None;
         }
-        let frozen = self.sources.values().filter_map(Source::freezes_at);
+        let is_crowd = self.is_crowd();
+        let frozen = self.sources.values().filter_map(|s| self.freezes_at(s, is_crowd));
         let upstream = self.upstream_deadline(now);
         let alone = self.alone_since.map(|since| since + limits::NO_SOURCE_PATIENCE);
         // When a lone piece list may be gone by.
@@ -172,7 +173,9 @@ impl Fetch {
 
     /// Deals with those who have been silent too long.
     pub(super) fn thaw_or_freeze(&mut self, now: Time) {
-        let due = self.sources.iter().filter(|(_, s)| s.freezes_at().is_some_and(|at| at <= now));
+        let is_crowd = self.is_crowd();
+        let is_due = |s: &Source| self.freezes_at(s, is_crowd).is_some_and(|at| at <= now);
+        let due = self.sources.iter().filter(|(_, s)| is_due(s));
         let due: Vec<_> = due.map(|(&id, s)| (id, s.stage)).collect();
         for (id, stage) in due {
             match stage {
@@ -186,6 +189,16 @@ impl Fetch {
                 }
             }
         }
+    }
+
+    /// When a source counts as frozen.
+    fn freezes_at(&self, source: &Source, is_crowd: bool) -> Option<Time> {
+        let urgent = self.urgent();
+        let is_urgent = !urgent.is_empty() && source.outstanding.range(urgent).next().is_some();
+        source.freezes_at(match is_crowd && !is_urgent {
+            true => limits::CROWD_FREEZE_AFTER,
+            false => limits::FREEZE_AFTER,
+        })
     }
 
     /// What a frozen source owes is asked of others. All but the oldest is taken back, so that it

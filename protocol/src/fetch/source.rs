@@ -145,12 +145,13 @@ impl Source {
         self.window = pieces.clamp(least, most) as u32;
     }
 
-    /// When this source counts as frozen if nothing comes; `None` when it owes nothing.
-    pub fn freezes_at(&self) -> Option<Time> {
+    /// When this source counts as frozen if nothing comes, with so much patience for one that gives;
+    /// `None` when it owes nothing.
+    pub fn freezes_at(&self, patience: Duration) -> Option<Time> {
         match self.stage {
             Stage::Opening => Some(self.opened_at + self.patience()),
             Stage::Active if !self.outstanding.is_empty() => {
-                Some(self.last_progress + limits::FREEZE_AFTER)
+                Some(self.last_progress + patience)
             }
             Stage::Frozen => Some(self.last_progress + limits::FORGET_FROZEN_AFTER),
             _ => None,

@@ -81,3 +81,22 @@ fn what_has_come_to_others_is_asked_of_them_and_the_seed_is_asked_for_rare_ones(
     assert_eq!(asked(&acted, A).len(), 1, "something rarer instead");
     assert_eq!(asked(&acted, B), [last]);
 }
+
+/// What B, which holds the same, is asked for when A has owed these pieces for so long in silence.
+fn asked_of_another_after(silence: Duration, owed: &[u32]) -> Vec<u32> {
+    let mut fetch = fetch(64, UpstreamMode::SwarmOnly, false);
+    let list = list(64, 0);
+    partial(&mut fetch, A, &list, owed, at(0));
+    assert_eq!(asked(&actions(&mut fetch), A), owed);
+    let now = at(1) + silence;
+    fetch.handle_timeout(now);
+    partial(&mut fetch, B, &list, owed, now);
+    asked(&actions(&mut fetch), B)
+}
+
+#[test]
+fn in_a_crowd_who_is_silent_is_left_alone_for_longer_unless_the_reader_waits() {
+    assert_eq!(asked_of_another_after(limits::FREEZE_AFTER, &[0]), [0]);
+    assert_eq!(asked_of_another_after(limits::FREEZE_AFTER, &[40]), []);
+    assert_eq!(asked_of_another_after(limits::CROWD_FREEZE_AFTER, &[40]), [40]);
+}
