@@ -116,11 +116,12 @@ impl Fetch {
     /// Opens a peer, and asks at once for the first pieces: a run for the reader, and a few of
     /// its own choice in case that a crowd asks the same peer for the same run.
     pub(super) fn open(&mut self, id: SourceId, with_pieces: bool, now: Time) {
+        let Some(source) = self.sources.get(&id) else { return };
+        let room = limits::FIRST_WINDOW_PIECES.min(self.allowance(source)).min(self.end());
         self.set_stage(id, Stage::Opening);
         let Some(source) = self.sources.get_mut(&id) else { return };
         (source.opened_at, source.last_progress) = (now, now);
         let source = &self.sources[&id];
-        let room = limits::FIRST_WINDOW_PIECES.min(self.end());
         let mut picked = Vec::new();
         if with_pieces && source.complete {
             picked = self.pick(source, room / 2, now);

@@ -150,9 +150,7 @@ impl Source {
     pub fn freezes_at(&self, patience: Duration) -> Option<Time> {
         match self.stage {
             Stage::Opening => Some(self.opened_at + self.patience()),
-            Stage::Active if !self.outstanding.is_empty() => {
-                Some(self.last_progress + patience)
-            }
+            Stage::Active if !self.outstanding.is_empty() => Some(self.last_progress + patience),
             Stage::Frozen => Some(self.last_progress + limits::FORGET_FROZEN_AFTER),
             _ => None,
         }

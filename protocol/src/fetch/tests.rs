@@ -245,3 +245,22 @@ fn a_slow_peers_work_is_taken_by_a_fast_one() {
     assert!(fetch.held().is_all(), "{:?} at {now}", fetch.held());
     assert!(cancelled > 0);
 }
+
+#[test]
+fn many_large_pieces_are_not_asked_for_at_once_however_many_peers_come() {
+    // 4 GiB, in pieces of 1 MiB.
+    let layout = PieceLayout::new(4096 << 20).expect("layout");
+    let config = FetchConfig { layout, ..config(1, UpstreamMode::SwarmOnly, false) };
+    let mut fetch = Fetch::new(config, at(0));
+    let hashes = (0..4096_u32).map(|i| hash_piece(&i.to_le_bytes())).collect();
+    let list = PieceList::new(layout, hashes).expect("list");
+    let list = (list.root(&NAR), Arc::new(list));
+    let sources: Vec<_> = (0..16).map(SourceId).collect();
+    for &source in &sources {
+        opened(&mut fetch, source, &list, at(1));
+    }
+    let outstanding: usize = sources.iter().map(|&source| fetch.outstanding(source)).sum();
+    // Everybody may be asked for one.
+    let most = limits::MAX_IN_FLIGHT_BYTES / layout.piece_size() + sources.len() as u64;
+    assert!((16..=most).contains(&(outstanding as u64)), "{outstanding}");
+}
