@@ -30,19 +30,34 @@ enum What {
     Liars(liars::LiarArgs),
     /// A huge nar from many sources: memory of both sides.
     Memory(memory::MemoryArgs),
+    /// All of these, one after another, as they are without arguments.
+    All,
 }
+
+/// What `all` runs, the shortest first.
+const PARTS: [&str; 5] = ["upstream", "lost-source", "liars", "memory", "crowd"];
 
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     if let Some(why) = needs::missing() {
         anyhow::bail!("NOT MEASURED: {why}");
     }
-    let rounds = args.common.rounds;
-    match &args.what {
-        What::Crowd(crowd) => run(&args.common, crowds::measure(rounds, crowd)),
-        What::Upstream(upstream) => run(&args.common, upstreams::measure(rounds, upstream)),
-        What::LostSource(lost) => run(&args.common, lost_sources::measure(rounds, lost)),
-        What::Liars(liars) => run(&args.common, liars::measure(rounds, liars)),
-        What::Memory(memory) => run(&args.common, memory::measure(rounds, memory)),
+    measure(&args.common, &args.what)
+}
+
+fn measure(common: &CommonArgs, what: &What) -> anyhow::Result<ExitCode> {
+    let rounds = common.rounds;
+    match what {
+        What::Crowd(crowd) => run(common, crowds::measure(rounds, crowd)),
+        What::Upstream(upstream) => run(common, upstreams::measure(rounds, upstream)),
+        What::LostSource(lost) => run(common, lost_sources::measure(rounds, lost)),
+        What::Liars(liars) => run(common, liars::measure(rounds, liars)),
+        What::Memory(memory) => run(common, memory::measure(rounds, memory)),
+        What::All => {
+            for part in PARTS {
+                measure(common, &Args::parse_from(["bench-swarm", part]).what)?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }

@@ -165,7 +165,8 @@ async fn watch(hosts: Vec<Host>) {
         let (now, seconds) = (carried(&hosts), last.elapsed().as_secs_f64());
         last = Instant::now();
         let full = |range: std::ops::Range<usize>| {
-            let pairs = hosts[range.clone()].iter().zip(now[range.clone()].iter().zip(&before[range]));
+            let pairs =
+                hosts[range.clone()].iter().zip(now[range.clone()].iter().zip(&before[range]));
             let (sent, most) = pairs.fold((0.0, 0.0), |(sent, most), (host, (now, before))| {
                 let rate = host.line().up.map_or(f64::INFINITY, super::line::Mbps::bytes_per_s);
                 (sent + now.since(*before).sent as f64, most + rate * seconds)
