@@ -11,9 +11,10 @@
 //!                    └──► poll_waiting: "still here"        └──► the slot goes to another asker
 //! ```
 //!
-//! Upload is what a swarm is short of. So under contention: caps on the rate hold; of the askers,
-//! the one that got the fewest octets lately is next (start-time fair queueing: nobody gains by
-//! waiting or by coming anew); and of several askers' wishes for one nar, pieces that this node
+//! Upload is what a swarm is short of. So under contention: caps on the rate hold; of the askers
+//! with the fewest pieces in slots (else those that take them slowly, and so have got least, would
+//! come to occupy all), the one that got the fewest octets lately is next (start-time fair
+//! queueing: nobody gains by waiting or by coming anew); and of several askers' wishes for one nar, pieces that this node
 //! has given the fewest times go first, so that a seed in a flash crowd gives every piece once
 //! before it gives any twice, and the crowd exchanges the rest. Without contention, an asker is
 //! served in the order in which it asked.
@@ -179,7 +180,7 @@ impl Uploads {
             .iter_mut()
             .filter(|(_, asker)| asker.wants_any() && !stalled(asker))
             .filter_map(|(id, asker)| asker.bucket.is_ready(now).then_some((id, asker)))
-            .min_by_key(|(id, asker)| (asker.served.max(least), **id))?;
+            .min_by_key(|(id, asker)| (asker.slots(), asker.served.max(least), **id))?;
         let (nar, index) = entry.next(&self.counts)?;
         let charged = self.counts.piece_bytes(nar);
         entry.served = entry.served.max(least);
