@@ -17,8 +17,10 @@
 //! - `trust`: which piece list to go by, whose word counts, what may reach the reader.
 //! - `upstream`: when upstream joins, and when it may leave.
 //! - `decide`: who is opened, who has frozen, when there is nobody left.
+//! - `audit`: whether the books agree, for simulations.
 
 mod action;
+mod audit;
 mod choose;
 mod decide;
 mod meter;
@@ -31,6 +33,7 @@ mod trust;
 mod upstream;
 
 pub use action::{Action, Failure, Fault, FetchConfig, PeerHint, SourceId, Time, UpstreamMode};
+pub use audit::Discrepancy;
 
 use crate::hash::{NarHash, PieceHash, Root};
 use crate::limits;
@@ -39,7 +42,7 @@ use crate::piece_set::PieceSet;
 use meter::Meter;
 use pieces::Pieces;
 use source::{Source, Stage};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use upstream::Upstream;
 
@@ -64,8 +67,12 @@ pub struct Fetch {
     sources: BTreeMap<SourceId, Source>,
     list: Option<(Root, Arc<PieceList>)>,
     list_since: Time,
+    /// How often the list was given up because nobody gave under it.
+    list_switches: u32,
     believed: Vec<Root>,
     condemned: Vec<Root>,
+    /// Roots that peers have shown who are gone since, each with the peer's network.
+    gone_witnesses: BTreeSet<(Root, u64)>,
     upstream: Upstream,
     /// What all peers together give.
     swarm: Meter,
@@ -74,6 +81,8 @@ pub struct Fetch {
     /// Since when peers give nothing; meaningless while they do.
     swarmless_since: Time,
     gave: bool,
+    /// When a piece last came, or a peer last got one.
+    last_news: Time,
     /// Pieces that were asked for twice on purpose.
     doubled: u32,
     /// Discovery has said that it knows nobody else for now.
@@ -103,13 +112,16 @@ impl Fetch {
             sources: BTreeMap::new(),
             list: None,
             list_since: now,
+            list_switches: 0,
             believed: config.believed,
             condemned: config.condemned,
+            gone_witnesses: BTreeSet::new(),
             upstream,
             swarm: Meter::new(now),
             gives_since: now,
             swarmless_since: now,
             gave: false,
+            last_news: now,
             doubled: 0,
             discovery_done: config.mode == UpstreamMode::UpstreamOnly,
             alone_since: Some(now),
@@ -217,6 +229,10 @@ impl Fetch {
         entry.list = Some(list);
         entry.opened = true;
         entry.moved(0, self.layout.piece_size(), now);
+        if entry.stage == Stage::Frozen {
+            // It has moved.
+            self.set_stage(source, Stage::Reserve);
+        }
         self.join(source, now);
         self.schedule(now);
     }
@@ -226,8 +242,11 @@ impl Fetch {
         self.touch(source, now);
         let Some(entry) = self.sources.get_mut(&source) else { return };
         for index in ranges.iter().flat_map(|&(first, count)| first..first.saturating_add(count)) {
-            if entry.have.insert(index) && entry.stage == Stage::Active {
-                self.pieces.gain_one(index);
+            if entry.have.insert(index) {
+                self.last_news = now;
+                if entry.stage == Stage::Active {
+                    self.pieces.gain_one(index);
+                }
             }
         }
         if !ranges.is_empty() {
@@ -245,14 +264,18 @@ impl Fetch {
         }
         let entry = self.sources.get_mut(&source).expect("looked up above");
         entry.complete = false;
-        if entry.outstanding.remove(&index).is_some() {
+        // What a source in reserve owes is not counted.
+        if entry.outstanding.remove(&index).is_some() && entry.stage.is_counted() {
             self.pieces.release(index);
         }
         self.schedule(now);
     }
 
     /// A peer doesn't have the nar after all, or (`busy`) no room for another reader.
-    pub fn handle_refused(&mut self, source: SourceId, _busy: bool, now: Time) {
+    pub fn handle_refused(&mut self, source: SourceId, busy: bool, now: Time) {
+        if busy {
+            self.remember_witness(source, true);
+        }
         self.handle_source_lost(source, None, now);
     }
 
@@ -289,6 +312,7 @@ impl Fetch {
         self.swarm.add(bytes, now);
         let new = self.pieces.hold(index);
         if new {
+            self.last_news = now;
             self.cancel_elsewhere(index);
         }
         self.schedule(now);
@@ -329,6 +353,7 @@ impl Fetch {
         let new = self.pieces.hold(index);
         if new {
             self.upstream.used = true;
+            self.last_news = now;
             self.cancel_elsewhere(index);
             if self.list.is_none() {
                 self.uncovered.insert(index, hash);

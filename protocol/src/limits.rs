@@ -104,6 +104,15 @@ pub const FIND_AGAIN_AT_MOST: std::time::Duration = std::time::Duration::from_se
 /// How long a fetch with nobody left to ask waits for discovery before it fails.
 pub const NO_SOURCE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 
+/// How long members of a crowd that have nothing to give are waited for while somebody shows another
+/// piece list: a few pieces' time on a slow uplink, within which one of them gets something.
+pub const CROWD_PATIENCE: std::time::Duration = std::time::Duration::from_millis(1500);
+
+/// How long a fetch that knows only peers with nothing to give goes on without any of them getting
+/// a piece: longer than the smallest piece takes at 10 kB/s. Else members of a crowd that nobody
+/// gives the rest would wait for each other for ever.
+pub const STANDSTILL_PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+
 /// Decoded pieces of one fetch kept in memory for its readers, 64 of the smallest: a reader that
 /// pauses for a moment still finds its place there.
 pub const FETCH_MEMORY_BYTES: usize = 16 << 20;

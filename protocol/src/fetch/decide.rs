@@ -7,6 +7,9 @@ use super::{Action, Failure, Fault, Fetch, SourceId, Time};
 use crate::limits;
 use std::cmp::Reverse;
 
+/// How often the patience with a crowd is doubled at most: to a minute and a half.
+const MOST_DOUBLINGS: u32 = 6;
+
 impl Stage {
     /// Whether what is asked of it counts as asked.
     pub(super) fn is_counted(self) -> bool {
@@ -28,7 +31,10 @@ impl Fetch {
         // When a lone piece list may be gone by.
         let opinion = Some(self.list_since + limits::SECOND_OPINION)
             .filter(|&at| self.list.is_some() && at > now);
-        let frozen = frozen.chain(opinion);
+        let later = |at: &Time| *at > now;
+        let reserves = self.turn_of_reserves().filter(later);
+        let standstill = Some(self.standstill_ends()).filter(|at| !self.gave && later(at));
+        let frozen = frozen.chain(opinion).chain(reserves).chain(standstill);
         frozen.chain(upstream).chain(alone).chain(self.another_peer_deadline(now)).min()
     }
 
@@ -89,18 +95,47 @@ impl Fetch {
         })
     }
 
-    /// When all who showed the piece list are gone, the peers with another list get their turn.
+    /// When nobody who showed the piece list gives anything, the peers with another list get their
+    /// turn.
     fn consider_reserves(&mut self, now: Time) {
-        if self.has_prospects() {
+        if self.turn_of_reserves().is_none_or(|at| at > now) {
             return;
         }
-        if let Some((root, list)) = self.best_reserve() {
+        if let Some((root, list)) = self.best_reserve(|s| s.stage == Stage::Reserve) {
             if self.pieces.held_count() == 0 || !self.is_contradicted(&list) {
+                self.list_switches += 1;
                 self.adopt(root, list, now);
             }
-        } else if self.pieces.held_count() == 0 {
+        } else if self.pieces.held_count() == 0 && !self.has_prospects() {
             self.list = None;
         }
+    }
+
+    /// When peers with another list get their turn, if nothing happens before; `None` while the
+    /// piece list in use is good for more. Who has frozen isn't waited for, who is still fetching
+    /// himself a little; and each time that this happens twice as long, since members of a crowd
+    /// that follow each other from list to list would forget for ever what they had.
+    fn turn_of_reserves(&self) -> Option<Time> {
+        let mut crowd = false;
+        for source in self.sources.values() {
+            match source.stage {
+                Stage::Opening => return None,
+                Stage::Idle if self.fits(source) => return None,
+                Stage::Active if self.can_give(source) => return None,
+                Stage::Active => crowd = true,
+                Stage::Idle | Stage::Frozen | Stage::Reserve => {}
+            }
+        }
+        let doublings = 1 << self.list_switches.min(MOST_DOUBLINGS);
+        let patience = limits::CROWD_PATIENCE * (doublings - u32::from(!crowd));
+        Some(self.upstream.leads_until().max(self.swarmless_since + patience))
+    }
+
+    /// Whether a source owes something, or has what is missing.
+    fn can_give(&self, source: &Source) -> bool {
+        !source.is_partial()
+            || !source.outstanding.is_empty()
+            || source.have.iter().any(|index| !self.pieces.held().contains(index))
     }
 
     /// Opens peers up to the number used at once. Before a piece list is known a few are asked
@@ -221,12 +256,18 @@ impl Fetch {
     }
 
     pub(super) fn drop_source(&mut self, source: SourceId, fault: Option<Fault>, now: Time) {
+        if fault.is_none() {
+            self.remember_witness(source, false);
+        }
         self.remove(source);
         self.actions.push_back(Action::Drop { source, fault });
         self.schedule(now);
     }
 
     fn consider_giving_up(&mut self, now: Time) {
+        if self.is_at_standstill(now) {
+            return self.fail(Failure::NoSource);
+        }
         let alone = !self.upstream.is_running() && !self.has_prospects();
         if !alone {
             self.alone_since = None;
@@ -237,6 +278,21 @@ impl Fetch {
         if (self.discovery_done && self.upstream.is_out()) || late {
             self.fail(Failure::NoSource);
         }
+    }
+
+    /// Whether all peers have long had nothing to give, nor got anything.
+    fn is_at_standstill(&self, now: Time) -> bool {
+        self.standstill_ends() <= now
+            && !self.upstream.is_running()
+            && self.sources.values().all(|s| match s.stage {
+                Stage::Opening | Stage::Idle => false,
+                Stage::Active => !self.can_give(s),
+                Stage::Frozen | Stage::Reserve => true,
+            })
+    }
+
+    fn standstill_ends(&self) -> Time {
+        self.last_news.max(self.swarmless_since) + limits::STANDSTILL_PATIENCE
     }
 
     pub(super) fn fail(&mut self, failure: Failure) {

@@ -7,7 +7,7 @@
 //! contradicts are forgotten, unless the reader has them already: then the fetch fails, and the
 //! next attempt knows better.
 
-use super::source::Stage;
+use super::source::{Source, Stage};
 use super::{Action, Failure, Fault, Fetch, SourceId, Time};
 use crate::hash::Root;
 use crate::limits;
@@ -30,9 +30,23 @@ impl Support {
 }
 
 impl Fetch {
+    /// What speaks for a root, of peers that have shown it or were too busy to.
     fn support(&self, root: Root) -> Support {
-        let holders = || self.sources.values().filter(|s| s.root == Some(root) && s.complete);
-        let networks: BTreeSet<u64> = holders().map(|s| s.network).collect();
+        self.support_by(root, |s| s.opened)
+    }
+
+    /// What speaks for a root if the peers that were not asked yet mean what they said. A list isn't
+    /// given up for that: they may not answer, and what they said would be worth nothing.
+    fn claimed(&self, root: Root) -> Support {
+        self.support_by(root, |_| true)
+    }
+
+    fn support_by(&self, root: Root, such: impl Fn(&Source) -> bool) -> Support {
+        let all = self.sources.values();
+        let holders = || all.clone().filter(|s| s.root == Some(root) && s.complete && such(s));
+        let gone = self.gone_witnesses.iter().filter(|(theirs, _)| *theirs == root);
+        let networks: BTreeSet<u64> =
+            holders().map(|s| s.network).chain(gone.map(|&(_, network)| network)).collect();
         Support {
             vouched: self.believed.contains(&root),
             networks: networks.len(),
@@ -40,24 +54,40 @@ impl Fetch {
         }
     }
 
-    /// Whether more speaks for `root` than for `used`.
+    /// Whether more may speak for `root` than for `used`.
     pub(super) fn is_better(&self, root: Root, used: Root) -> bool {
-        self.support(root) > self.support(used)
+        self.claimed(root) > self.support(used)
+    }
+
+    /// What a peer said that has the whole nar stays true when it is gone, or has no room: else
+    /// the list would change with every connection that breaks.
+    pub(super) fn remember_witness(&mut self, id: SourceId, answered: bool) {
+        let Some(source) = self.sources.get(&id) else { return };
+        if let Some(root) = source.root.filter(|_| source.complete && (source.opened || answered))
+            && self.gone_witnesses.len() < limits::MAX_SOURCES
+        {
+            self.gone_witnesses.insert((root, source.network));
+        }
     }
 
     /// Whether pieces may go to the reader as they come: while nobody disputes the piece list
-    /// (after a moment for a second opinion), or when it is believed and its rivals are not.
+    /// (after a moment for a second opinion), or when it is believed and its rivals are not; and
+    /// when nothing more may be fetched before the reader has moved, so that no verdict would come.
     #[must_use]
     pub fn may_deliver(&self, now: Time) -> bool {
         let Some((used, _)) = self.list else { return true };
-        let support = self.support(used);
+        let last = self.horizon.saturating_sub(1);
+        if last < self.pieces.count() && self.pieces.head() > last {
+            return true;
+        }
+        let support = self.claimed(used);
         if support.vouched {
             return true;
         }
         let roots: BTreeSet<Root> = self.sources.values().filter_map(|s| s.root).collect();
         let mut rivals = roots.into_iter().filter(|&root| root != used).peekable();
         if rivals.peek().is_some() {
-            let networks = rivals.map(|root| self.support(root).networks).max().unwrap_or(0);
+            let networks = rivals.map(|root| self.claimed(root).networks).max().unwrap_or(0);
             return support.is_believed() && support.networks > networks;
         }
         let asked = self.sources.values().any(|s| s.stage == Stage::Opening);
@@ -74,7 +104,7 @@ impl Fetch {
                 self.set_stage(id, Stage::Reserve);
                 self.reconsider_list(now);
             }
-            None if self.is_contradicted(&list) && !self.support(root).is_believed() => {
+            None if self.is_contradicted(&list) && !self.claimed(root).is_believed() => {
                 self.set_stage(id, Stage::Reserve);
             }
             None => self.adopt(root, list, now),
@@ -86,42 +116,56 @@ impl Fetch {
         self.uncovered.iter().any(|(&index, hash)| list.hashes().get(index as usize) != Some(hash))
     }
 
-    /// Goes by another list if more speaks for it than for the one in use.
+    /// Goes by another list if more speaks for it than for the one in use. One that nobody else
+    /// confirms doesn't outweigh what the reader has been given.
     pub(super) fn reconsider_list(&mut self, now: Time) {
         let Some((used, _)) = self.list else { return };
         let support = self.support(used);
-        if let Some((root, list)) = self.best_reserve()
+        if let Some((root, list)) = self.best_reserve(|_| true)
             && self.support(root) > support
+            && (self.support(root).is_believed() || !self.is_delivered(&self.wrong_under(&list)))
         {
             self.adopt(root, list, now);
         }
     }
 
-    /// The best supported list that some source has shown and that isn't the one in use.
-    pub(super) fn best_reserve(&self) -> Option<(Root, Arc<PieceList>)> {
+    /// The best supported list that some such source has shown and that isn't the one in use.
+    pub(super) fn best_reserve(
+        &self,
+        such: impl Fn(&Source) -> bool,
+    ) -> Option<(Root, Arc<PieceList>)> {
         let used = self.list.as_ref().map(|(root, _)| *root);
-        let shown = self.sources.values().filter_map(|s| Some((s.root?, s.list.clone()?)));
+        let sources = self.sources.values().filter(|s| s.root != used && such(s));
+        let shown = sources.filter_map(|s| Some((s.root?, s.list.as_ref()?)));
         shown
-            .filter(|(root, _)| Some(*root) != used && !self.condemned.contains(root))
+            .filter(|(root, _)| !self.condemned.contains(root))
             .max_by_key(|(root, _)| self.support(*root))
+            .map(|(root, list)| (root, list.clone()))
+    }
+
+    /// The held pieces that a list contradicts.
+    fn wrong_under(&self, list: &PieceList) -> Vec<u32> {
+        let used = self.list.as_ref().map(|(_, used)| used);
+        let held = self.pieces.held().iter().filter(|&index| {
+            let uncovered = self.uncovered.get(&index);
+            let covered = used.and_then(|used| used.hashes().get(index as usize));
+            uncovered.or(covered) != list.hashes().get(index as usize)
+        });
+        held.collect()
+    }
+
+    /// Whether the reader has been given one of these pieces.
+    fn is_delivered(&self, pieces: &[u32]) -> bool {
+        pieces.iter().any(|&index| index < self.delivered)
     }
 
     /// Goes by this list from now on.
     pub(super) fn adopt(&mut self, root: Root, list: Arc<PieceList>, now: Time) {
-        let old = self.list.take();
-        let old_root = old.as_ref().map(|(root, _)| *root);
-        let wrong: Vec<u32> = self
-            .pieces
-            .held()
-            .iter()
-            .filter(|&index| {
-                let uncovered = self.uncovered.get(&index);
-                let covered = old.as_ref().and_then(|(_, old)| old.hashes().get(index as usize));
-                uncovered.or(covered) != list.hashes().get(index as usize)
-            })
-            .collect();
-        if wrong.iter().any(|&index| index < self.delivered) {
-            return self.fail(Failure::Contradiction { root: old_root });
+        let wrong = self.wrong_under(&list);
+        if self.is_delivered(&wrong) {
+            // Nothing is proved against the old list: the next attempt, of which the reader gets
+            // nothing before the verdict, may well find that it was right.
+            return self.fail(Failure::Contradiction { root: None });
         }
         for index in wrong {
             self.pieces.lose(index);
@@ -130,8 +174,13 @@ impl Fetch {
         self.uncovered.clear();
         self.list = Some((root, list));
         self.list_since = now;
-        let opened: Vec<_> =
-            self.sources.iter().filter(|(_, s)| s.opened).map(|(&id, s)| (id, s.root)).collect();
+        // Who has frozen stays so until he moves.
+        let opened: Vec<_> = self
+            .sources
+            .iter()
+            .filter(|(_, s)| s.opened && s.stage != Stage::Frozen)
+            .map(|(&id, s)| (id, s.root))
+            .collect();
         for (id, shown) in opened {
             let stage = if shown == Some(root) { Stage::Active } else { Stage::Reserve };
             self.set_stage(id, stage);
@@ -159,7 +208,7 @@ impl Fetch {
             self.remove(source);
             self.actions.push_back(Action::Drop { source, fault });
         }
-        if let Some((other, list)) = self.best_reserve() {
+        if let Some((other, list)) = self.best_reserve(|_| true) {
             self.adopt(other, list, now);
             if !self.ended && !self.pieces.is_complete() {
                 return self.schedule(now);

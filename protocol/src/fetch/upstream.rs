@@ -90,7 +90,15 @@ impl Upstream {
 
     /// Whether it streams, so that the head may be left to it.
     pub fn leads(&self, now: Time) -> bool {
-        self.is_running() && now.since(self.last_progress) < limits::FREEZE_AFTER
+        now < self.leads_until()
+    }
+
+    /// Until when it counts as streaming if nothing more comes of it.
+    pub fn leads_until(&self) -> Time {
+        match self.state {
+            State::Running => self.last_progress + limits::FREEZE_AFTER,
+            State::Ready | State::Out => Time::default(),
+        }
     }
 }
 
