@@ -46,6 +46,8 @@ pub enum Rule {
     Horizon,
     /// Machine and driver agree on what is held, and nothing is forgotten but by `Discard`.
     Held,
+    /// The machine's own books agree with each other.
+    Books,
     /// A fetch doesn't stand still while somebody could give it something.
     Gap,
     /// Upstream is started and stopped in turn, and tried again only so often.
@@ -87,8 +89,8 @@ struct Talk {
     has: PieceSet,
     /// Asked and not come, taken back or refused.
     owes: BTreeSet<u32>,
-    /// Asked along with the opening, before anything was known.
-    blind: BTreeSet<u32>,
+    /// The network of an honest holder of the whole nar who has shown the true list.
+    witness: Option<u64>,
 }
 
 /// One attempt, as it passed.
@@ -96,8 +98,6 @@ struct Talk {
 struct Watch {
     talks: BTreeMap<SessionId, Talk>,
     opened_sources: BTreeSet<SourceId>,
-    /// Networks of honest holders of all who have shown the true list.
-    witnesses: BTreeSet<u64>,
     owed: usize,
     horizon: Option<u32>,
     upstream_runs: bool,
@@ -126,7 +126,8 @@ impl Checker {
     #[must_use]
     pub fn new(plan: &Plan, layout: PieceLayout) -> Self {
         let fit = |bytes: u64| (bytes / layout.piece_size()).max(2) as usize;
-        let most_per_source = fit(limits::MAX_WINDOW_BYTES).max(limits::FIRST_WINDOW_PIECES as usize);
+        let most_per_source =
+            fit(limits::MAX_WINDOW_BYTES).max(limits::FIRST_WINDOW_PIECES as usize);
         Self {
             demands: plan.demands.clone(),
             pieces: layout.piece_count(),
@@ -189,7 +190,7 @@ impl Checker {
             opened: false,
             has: PieceSet::none(pieces),
             owes: BTreeSet::new(),
-            blind: BTreeSet::new(),
+            witness: None,
         };
         self.watch(host).talks.insert(id, talk);
         if count > 0 {
@@ -214,9 +215,7 @@ impl Checker {
         let pieces = self.pieces;
         let what = format!("{host} asks {source:?} for {count} from {first}");
         let watch = &mut self.watches[host.0 as usize];
-        let Some(talk) =
-            id.and_then(|id| watch.talks.get_mut(&id)).filter(|talk| talk.open)
-        else {
+        let Some(talk) = id.and_then(|id| watch.talks.get_mut(&id)).filter(|talk| talk.open) else {
             return self.broken(Rule::AskedOfSource, format!("{what}, dropped or never opened"));
         };
         let mut wrong = None;
@@ -230,9 +229,6 @@ impl Checker {
                 wrong = Some((Rule::Horizon, format!("{what}, beyond {:?}", watch.horizon)));
             } else {
                 watch.owed += 1;
-            }
-            if !talk.opened {
-                talk.blind.insert(index);
             }
         }
         let (owes, owed) = (talk.owes.len(), watch.owed);
@@ -277,8 +273,16 @@ impl Checker {
     }
 
     /// An honest holder of the whole nar has shown the true list.
-    pub fn handle_witness(&mut self, host: HostId, network: u64) {
-        self.watch(host).witnesses.insert(network);
+    pub fn handle_witness(&mut self, host: HostId, id: SessionId, network: u64) {
+        if let Some(talk) = self.watch(host).talks.get_mut(&id) {
+            talk.witness = Some(network);
+        }
+    }
+
+    /// Networks in which somebody who is honest and still there has shown the true list.
+    fn witnesses(&self, host: HostId) -> usize {
+        let talks = self.watches[host.0 as usize].talks.values().filter(|talk| talk.open);
+        talks.filter_map(|talk| talk.witness).collect::<BTreeSet<u64>>().len()
     }
 
     /// A source has more.
@@ -390,7 +394,7 @@ impl Checker {
 
     /// The reader is given a piece.
     pub fn handle_delivery(&mut self, host: HostId, index: u32, right: bool, last: bool) {
-        let witnesses = self.watch(host).witnesses.len();
+        let witnesses = if right { 0 } else { self.witnesses(host) };
         if last {
             let reason = format!("{host} gives out the last piece, {index}, before the verdict");
             self.broken(Rule::Delivery, reason);

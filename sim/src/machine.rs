@@ -6,7 +6,7 @@
 use crate::agenda::{Nanos, nanos, time};
 use crate::content::{Listing, NAR_HASH};
 use narswarm_protocol::fetch::{
-    Action, Fault, Fetch, FetchConfig, PeerHint, SourceId, UpstreamMode,
+    Action, Discrepancy, Fault, Fetch, FetchConfig, PeerHint, SourceId, UpstreamMode,
 };
 use narswarm_protocol::hash::{NarHash, PieceHash, Root};
 use narswarm_protocol::piece::PieceLayout;
@@ -135,6 +135,14 @@ impl Machine {
             _ => {}
         }
         action
+    }
+
+    /// Whether its books agree with each other.
+    ///
+    /// # Errors
+    /// What doesn't agree.
+    pub fn audit(&self) -> Result<(), Discrepancy> {
+        self.fetch.audit()
     }
 
     /// When it wants to be woken.

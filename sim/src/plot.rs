@@ -28,12 +28,7 @@ pub fn draw(world: &World, title: &str, file: &Path) -> Result<()> {
         .y_label_area_size(56)
         .build_cartesian_2d(0.0..end, 0.0..1.02)
         .with_context(failed)?;
-    chart
-        .configure_mesh()
-        .x_desc("seconds")
-        .y_desc("fraction")
-        .draw()
-        .with_context(failed)?;
+    chart.configure_mesh().x_desc("seconds").y_desc("fraction").draw().with_context(failed)?;
     let bound = vec![(report.lower_bound_s, 0.0), (report.lower_bound_s, 1.02)];
     for (name, points, colour) in [
         ("pieces held", held, BLUE),

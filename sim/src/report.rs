@@ -57,7 +57,8 @@ impl Report {
         let (plan, ledger) = (&world.plan, &world.ledger);
         let took = durations(ledger);
         let last = took.last().copied().unwrap_or(0);
-        let sum = |of: fn(&crate::ledger::Account) -> u64| -> u64 { ledger.fetches().map(of).sum() };
+        let sum =
+            |of: fn(&crate::ledger::Account) -> u64| -> u64 { ledger.fetches().map(of).sum() };
         let ended = |well: bool| {
             let ends = ledger.fetches().filter_map(|a| a.ended.as_ref());
             ends.filter(|(_, ended)| (*ended == Ended::Done) == well).count()

@@ -54,20 +54,60 @@ enum Happening {
     /// The holder sees that the connection is gone.
     Abandoned(SessionId),
     Starts(HostId),
-    Found { host: HostId, attempt: u32, peer: HostId },
-    FoundAll { host: HostId, attempt: u32 },
-    Wakes { host: HostId, attempt: u32 },
-    LooksAround { host: HostId, attempt: u32 },
-    Looks { host: HostId, attempt: u32 },
-    Came { session: SessionId, bytes: u64 },
-    CameFromUpstream { host: HostId, stream: u32, bytes: u64 },
-    Hashed { host: HostId, attempt: u32 },
-    Reads { host: HostId, attempt: u32 },
+    Found {
+        host: HostId,
+        attempt: u32,
+        peer: HostId,
+    },
+    FoundAll {
+        host: HostId,
+        attempt: u32,
+    },
+    Wakes {
+        host: HostId,
+        attempt: u32,
+    },
+    LooksAround {
+        host: HostId,
+        attempt: u32,
+    },
+    Looks {
+        host: HostId,
+        attempt: u32,
+    },
+    Came {
+        session: SessionId,
+        bytes: u64,
+    },
+    CameFromUpstream {
+        host: HostId,
+        stream: u32,
+        bytes: u64,
+    },
+    Hashed {
+        host: HostId,
+        attempt: u32,
+    },
+    Reads {
+        host: HostId,
+        attempt: u32,
+    },
     Uploads(HostId),
     TellsHave(HostId),
-    UpstreamBegins { host: HostId, stream: u32 },
-    UpstreamPiece { host: HostId, stream: u32, index: u32, piece: PieceHash },
-    UpstreamEnds { host: HostId, stream: u32 },
+    UpstreamBegins {
+        host: HostId,
+        stream: u32,
+    },
+    UpstreamPiece {
+        host: HostId,
+        stream: u32,
+        index: u32,
+        piece: PieceHash,
+    },
+    UpstreamEnds {
+        host: HostId,
+        stream: u32,
+    },
     Befalls(usize),
 }
 
@@ -172,7 +212,10 @@ impl World {
             sabotage,
             last_change: 0,
         };
+        let plan = &world.plan;
+        world.trace.add(0, format_args!("{} octets, upstream {:?}", plan.nar_bytes, plan.upstream));
         for (index, host) in world.plan.hosts.iter().enumerate() {
+            world.trace.add(0, format_args!("{} is {host:?}", HostId(index as u32)));
             if let Role::Leech { start, .. } = host.role {
                 world.agenda.at(start, Happening::Starts(HostId(index as u32)));
             }
@@ -328,7 +371,9 @@ impl World {
     fn reaches(&self, a: HostId, b: HostId) -> bool {
         let (Some(a), Some(b)) = (self.hosts.get(a.0 as usize), self.hosts.get(b.0 as usize))
         else {
-            return ![a, b].into_iter().any(|host| self.hosts.get(host.0 as usize).is_some_and(|h| h.cut));
+            return ![a, b]
+                .into_iter()
+                .any(|host| self.hosts.get(host.0 as usize).is_some_and(|h| h.cut));
         };
         !a.cut && !b.cut && a.part == b.part
     }

@@ -32,8 +32,7 @@ fn run(network: &mut Network<u32>, agenda: &mut Agenda<Departure>) -> Vec<(u32, 
 #[test]
 fn two_receivers_share_an_uplink_and_one_that_is_slow_leaves_the_rest() {
     let [a, b, c] = [HostId(0), HostId(1), HostId(2)];
-    let mut network =
-        Network::new(links(&[(1000 * KB, 1000 * KB), (1, 1000 * KB), (1, 100 * KB)]));
+    let mut network = Network::new(links(&[(1000 * KB, 1000 * KB), (1, 1000 * KB), (1, 100 * KB)]));
     let (fast, slow) = (network.flow(a, b), network.flow(a, c));
     network.send(fast, 900 * KB, 1, false, 0);
     network.send(slow, 100 * KB, 2, false, 0);

@@ -43,8 +43,8 @@ pub const NO_USEFUL_PEER: Scenario = Scenario {
     plan: |options, chance| {
         let mut plan = with_server(options, 4, 20 * MEGABIT, 50 * MEGABIT);
         for host in &mut plan.hosts[1..] {
-            host.nature = [Nature::NotHeld, Nature::Busy, Nature::Empty]
-                [chance.between(0, 2) as usize];
+            host.nature =
+                [Nature::NotHeld, Nature::Busy, Nature::Empty][chance.between(0, 2) as usize];
         }
         if chance.percent(50) {
             plan.events = vec![(0, Event::Cut(1)), (0, Event::Kill(2))];

@@ -3,6 +3,7 @@
 
 use super::{Happening, Session, World};
 use crate::agenda::{MILLI, Nanos, SECOND};
+use crate::check::Rule;
 use crate::content::Version;
 use crate::machine::{Machine, Setup};
 use crate::message::{Request, SessionId};
@@ -29,6 +30,10 @@ const RETRY_AFTER: Nanos = 50 * MILLI;
 /// Attempts in one run: more than there are liars to be found out in any scenario. A fetch that
 /// needs more has not ended.
 const MAX_ATTEMPTS: u32 = 40;
+
+/// Up to so many pieces the machine's books are audited after every event; with more that takes
+/// longer than all the rest.
+const AUDITED_PIECES: u32 = 64;
 
 /// How a fetch has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -216,15 +221,20 @@ impl World {
         }
         self.serve_what_is_used(host);
         self.read(host);
+        let audited = self.content.layout().piece_count() <= AUDITED_PIECES;
         let Some(fetching) = self.fetching_mut(host).filter(|f| !f.is_over()) else { return };
         let attempt = fetching.attempt;
         let held = fetching.machine.held();
+        let audit = audited.then(|| fetching.machine.audit().err()).flatten();
         let wake = fetching.machine.poll_timeout(now);
         if let Some(at) = wake
             && fetching.wake.is_none_or(|wake| at < wake)
         {
             fetching.wake = Some(at.max(now));
             self.agenda.at(at, Happening::Wakes { host, attempt });
+        }
+        if let Some(discrepancy) = audit {
+            self.checker.broken(Rule::Books, format!("{host}: {discrepancy}"));
         }
         self.checker.handle_held(host, &held, &self.hosts[host.0 as usize].held);
         if held.is_all() && std::mem::take(&mut self.host_mut(host).unhashed) {

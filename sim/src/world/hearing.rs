@@ -94,10 +94,10 @@ impl World {
         self.sessions[id.0 as usize].version = Some(version);
         let holder = self.session(id).holder;
         let network = self.plan.hosts[holder.0 as usize].network;
-        let complete = held.is_all();
+        let witness = self.host(holder).nature.is_honest() && held.is_all();
         self.checker.handle_opened(asker, id, &held);
-        if version == Version::True && !broken && complete {
-            self.checker.handle_witness(asker, network);
+        if version == Version::True && witness {
+            self.checker.handle_witness(asker, id, network);
         }
         self.trace.add(now, format_args!("{asker} {source:?} opened {version:?} {held:?}"));
         self.with_machine(asker, |machine| machine.handle_opened(source, &listing, held, now));
@@ -213,9 +213,9 @@ impl World {
     /// Whether everything that a host holds is of the true nar, and it holds all.
     pub(super) fn holds_the_truth(&self, host: HostId) -> bool {
         let pieces = self.host(host).pieces.iter();
-        (0..).zip(pieces).all(|(index, piece)| {
-            piece.is_some_and(|piece| self.content.is_true(index, piece))
-        })
+        (0..)
+            .zip(pieces)
+            .all(|(index, piece)| piece.is_some_and(|piece| self.content.is_true(index, piece)))
     }
 
     /// Time has come for the machine.

@@ -111,8 +111,10 @@ impl World {
             Request::Want { first, count } => self.want_early(holder, id, first, count),
             Request::Cancel { first, count } => {
                 serving.uploads.handle_cancel(key, NAR, first, count);
-                let unwanted = |parcel: &Parcel| matches!(parcel, Parcel::Reply(s, Reply::Piece { index, .. })
-                    if *s == id && (first..first + count).contains(index));
+                let unwanted = |parcel: &Parcel| {
+                    matches!(parcel, Parcel::Reply(s, Reply::Piece { index, .. })
+                    if *s == id && (first..first + count).contains(index))
+                };
                 self.leave_out(id, unwanted);
             }
             Request::Close => return self.forget_asker(id),

@@ -89,7 +89,9 @@ impl World {
         let Some(stream) = self.upstream.as_mut().and_then(|up| up.streams.get_mut(&id)) else {
             return;
         };
-        while stream.next < layout.piece_count() && self.network.waiting(stream.flow) < PARCELS_AHEAD {
+        while stream.next < layout.piece_count()
+            && self.network.waiting(stream.flow) < PARCELS_AHEAD
+        {
             let index = stream.next;
             stream.next += 1;
             let parcel = Parcel::Upstream { host: stream.host, stream: id, index };
@@ -229,7 +231,8 @@ impl World {
         let (now, server) = (self.now(), self.server());
         let Some(upstream) = &mut self.upstream else { return };
         upstream.dead = true;
-        let streams: Vec<_> = upstream.streams.iter().map(|(&id, s)| (id, s.host, s.flow)).collect();
+        let streams: Vec<_> =
+            upstream.streams.iter().map(|(&id, s)| (id, s.host, s.flow)).collect();
         for (stream, host, flow) in streams {
             self.network.reset(flow, now);
             let wait = self.travel(server, host) + MILLI;
@@ -245,12 +248,6 @@ impl World {
         for stream in upstream.streams.values() {
             self.network.block(stream.flow, stalled, now);
         }
-    }
-
-    /// Whether upstream could give something to this host now.
-    pub(super) fn upstream_gives(&self, host: HostId) -> bool {
-        let well = self.upstream.as_ref().is_some_and(|up| !up.dead && !up.stalled);
-        well && self.reaches(self.server(), host)
     }
 
     /// Halts the streams of hosts that upstream doesn't reach.
