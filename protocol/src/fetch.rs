@@ -73,6 +73,8 @@ pub struct Fetch {
     condemned: Vec<Root>,
     /// Roots that peers have shown who are gone since, each with the peer's network.
     gone_witnesses: BTreeSet<(Root, u64)>,
+    /// Roots that peers have named who were asked for them in vain, each with the peer's network.
+    empty_claims: BTreeSet<(Root, u64)>,
     upstream: Upstream,
     /// What all peers together give.
     swarm: Meter,
@@ -116,6 +118,7 @@ impl Fetch {
             believed: config.believed,
             condemned: config.condemned,
             gone_witnesses: BTreeSet::new(),
+            empty_claims: BTreeSet::new(),
             upstream,
             swarm: Meter::new(now),
             gives_since: now,
@@ -273,10 +276,7 @@ impl Fetch {
 
     /// A peer doesn't have the nar after all, or (`busy`) no room for another reader.
     pub fn handle_refused(&mut self, source: SourceId, busy: bool, now: Time) {
-        if busy {
-            self.remember_witness(source, true);
-        }
-        self.handle_source_lost(source, None, now);
+        self.forget_source(source, None, busy, now);
     }
 
     /// A peer is gone.

@@ -256,8 +256,22 @@ impl Fetch {
     }
 
     pub(super) fn drop_source(&mut self, source: SourceId, fault: Option<Fault>, now: Time) {
+        self.forget_source(source, fault, false, now);
+    }
+
+    /// Forgets a source, which was too `busy` or not.
+    pub(super) fn forget_source(
+        &mut self,
+        source: SourceId,
+        fault: Option<Fault>,
+        busy: bool,
+        now: Time,
+    ) {
+        if !self.sources.contains_key(&source) {
+            return;
+        }
         if fault.is_none() {
-            self.remember_witness(source, false);
+            self.remember_witness(source, busy);
         }
         self.remove(source);
         self.actions.push_back(Action::Drop { source, fault });

@@ -30,20 +30,8 @@ impl Support {
 }
 
 impl Fetch {
-    /// What speaks for a root, of peers that have shown it or were too busy to.
     fn support(&self, root: Root) -> Support {
-        self.support_by(root, |s| s.opened)
-    }
-
-    /// What speaks for a root if the peers that were not asked yet mean what they said. A list isn't
-    /// given up for that: they may not answer, and what they said would be worth nothing.
-    fn claimed(&self, root: Root) -> Support {
-        self.support_by(root, |_| true)
-    }
-
-    fn support_by(&self, root: Root, such: impl Fn(&Source) -> bool) -> Support {
-        let all = self.sources.values();
-        let holders = || all.clone().filter(|s| s.root == Some(root) && s.complete && such(s));
+        let holders = || self.sources.values().filter(|s| self.speaks_for(s, root));
         let gone = self.gone_witnesses.iter().filter(|(theirs, _)| *theirs == root);
         let networks: BTreeSet<u64> =
             holders().map(|s| s.network).chain(gone.map(|&(_, network)| network)).collect();
@@ -54,19 +42,29 @@ impl Fetch {
         }
     }
 
-    /// Whether more may speak for `root` than for `used`.
-    pub(super) fn is_better(&self, root: Root, used: Root) -> bool {
-        self.claimed(root) > self.support(used)
+    /// Whether a source's word counts for a root: if it has shown the list, or says that it would.
+    /// The latter no more when it has been asked in vain, or others of its network have.
+    fn speaks_for(&self, source: &Source, root: Root) -> bool {
+        let asked_in_vain =
+            || source.stage == Stage::Frozen || self.empty_claims.contains(&(root, source.network));
+        source.root == Some(root) && source.complete && (source.opened || !asked_in_vain())
     }
 
-    /// What a peer said that has the whole nar stays true when it is gone, or has no room: else
-    /// the list would change with every connection that breaks.
-    pub(super) fn remember_witness(&mut self, id: SourceId, answered: bool) {
-        let Some(source) = self.sources.get(&id) else { return };
-        if let Some(root) = source.root.filter(|_| source.complete && (source.opened || answered))
-            && self.gone_witnesses.len() < limits::MAX_SOURCES
-        {
-            self.gone_witnesses.insert((root, source.network));
+    /// Whether more speaks for `root` than for `used`.
+    pub(super) fn is_better(&self, root: Root, used: Root) -> bool {
+        self.support(root) > self.support(used)
+    }
+
+    /// A source is gone. What it has shown still counts, as does its word if it was too `busy` to
+    /// show anything: else the list would change with every connection that breaks. The word of one
+    /// that hasn't answered counts no more, or it would change with every such peer that is found.
+    pub(super) fn remember_witness(&mut self, id: SourceId, busy: bool) {
+        let Some(source) = self.sources.get(&id).filter(|source| source.complete) else { return };
+        let Some(root) = source.root else { return };
+        let counts = source.opened || busy;
+        let known = if counts { &mut self.gone_witnesses } else { &mut self.empty_claims };
+        if known.len() < limits::MAX_SOURCES {
+            known.insert((root, source.network));
         }
     }
 
@@ -80,14 +78,14 @@ impl Fetch {
         if last < self.pieces.count() && self.pieces.head() > last {
             return true;
         }
-        let support = self.claimed(used);
+        let support = self.support(used);
         if support.vouched {
             return true;
         }
         let roots: BTreeSet<Root> = self.sources.values().filter_map(|s| s.root).collect();
         let mut rivals = roots.into_iter().filter(|&root| root != used).peekable();
         if rivals.peek().is_some() {
-            let networks = rivals.map(|root| self.claimed(root).networks).max().unwrap_or(0);
+            let networks = rivals.map(|root| self.support(root).networks).max().unwrap_or(0);
             return support.is_believed() && support.networks > networks;
         }
         let asked = self.sources.values().any(|s| s.stage == Stage::Opening);
@@ -104,7 +102,7 @@ impl Fetch {
                 self.set_stage(id, Stage::Reserve);
                 self.reconsider_list(now);
             }
-            None if self.is_contradicted(&list) && !self.claimed(root).is_believed() => {
+            None if self.is_contradicted(&list) && !self.support(root).is_believed() => {
                 self.set_stage(id, Stage::Reserve);
             }
             None => self.adopt(root, list, now),
