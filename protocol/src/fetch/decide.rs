@@ -6,6 +6,7 @@ use super::source::{Source, Stage};
 use super::{Action, Failure, Fault, Fetch, SourceId, Time};
 use crate::limits;
 use std::cmp::Reverse;
+use std::time::Duration;
 
 /// How often the patience with a crowd is doubled at most: to a minute and a half.
 const MOST_DOUBLINGS: u32 = 6;
@@ -44,6 +45,7 @@ impl Fetch {
             return;
         }
         self.consider_reserves(now);
+        self.take_back_from_reserves();
         self.open_more(now);
         for id in self.in_order_of_asking() {
             self.fill(id, now);
@@ -102,7 +104,8 @@ impl Fetch {
             return;
         }
         if let Some((root, list)) = self.best_reserve(|s| s.stage == Stage::Reserve) {
-            if self.pieces.held_count() == 0 || !self.is_contradicted(&list) {
+            let nothing_else = self.upstream.is_out() && self.gives_up_waiting(now);
+            if nothing_else || self.pieces.held_count() == 0 || !self.is_contradicted(&list) {
                 self.list_switches += 1;
                 self.adopt(root, list, now);
             }
@@ -144,15 +147,18 @@ impl Fetch {
         let most = self.most_used(now);
         loop {
             let many = self.sources.values().filter(|s| s.is_busy()).count();
-            let Some(id) = self.next_to_open().filter(|_| many < most) else { return };
+            let Some(id) = self.next_to_open(now).filter(|_| many < most) else { return };
             let with_pieces = self.list.is_some() || many == 0;
             self.open(id, with_pieces, now);
         }
     }
 
-    /// The most promising of those who were not asked yet.
-    fn next_to_open(&self) -> Option<SourceId> {
-        let startable = self.sources.iter().filter(|(_, s)| s.stage == Stage::Idle && self.fits(s));
+    /// The most promising of those who were not asked yet. Who names another list is asked when
+    /// nobody gives under the one in use.
+    fn next_to_open(&self, now: Time) -> Option<SourceId> {
+        let idle = self.sources.iter().filter(|(_, s)| s.stage == Stage::Idle);
+        let any = self.list.is_some() && self.turn_of_reserves().is_some_and(|at| at <= now);
+        let startable = idle.filter(|(_, s)| any || self.fits(s));
         startable
             .min_by_key(|(id, s)| (Reverse(s.complete), s.latency(), tie(self.seed, id.0)))
             .map(|(&id, _)| id)
@@ -169,7 +175,7 @@ impl Fetch {
 
     /// When another peer may be opened because the fetch takes long.
     fn another_peer_deadline(&self, now: Time) -> Option<Time> {
-        self.next_to_open().filter(|_| self.most_used(now) < limits::MAX_ACTIVE_PEERS)?;
+        self.next_to_open(now).filter(|_| self.most_used(now) < limits::MAX_ACTIVE_PEERS)?;
         let age = now.since(self.started).as_millis() / limits::ANOTHER_PEER_EVERY.as_millis();
         let next = u32::try_from(age + 1).ok()?;
         Some(self.started + limits::ANOTHER_PEER_EVERY * next)
@@ -287,11 +293,20 @@ impl Fetch {
             self.alone_since = None;
             return;
         }
-        let since = *self.alone_since.get_or_insert(now);
-        let late = now.since(since) >= limits::NO_SOURCE_PATIENCE;
+        self.alone_since.get_or_insert(now);
+        let late = self.alone_for(now) >= limits::NO_SOURCE_PATIENCE;
         if (self.discovery_done && self.upstream.is_out()) || late {
             self.fail(Failure::NoSource);
         }
+    }
+
+    /// Whether nobody else is expected.
+    fn gives_up_waiting(&self, now: Time) -> bool {
+        self.discovery_done || self.alone_for(now) >= limits::NO_SOURCE_PATIENCE
+    }
+
+    fn alone_for(&self, now: Time) -> Duration {
+        self.alone_since.map_or(Duration::ZERO, |since| now.since(since))
     }
 
     /// Whether all peers have long had nothing to give, nor got anything.

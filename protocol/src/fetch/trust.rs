@@ -7,6 +7,7 @@
 //! contradicts are forgotten, unless the reader has them already: then the fetch fails, and the
 //! next attempt knows better.
 
+use super::pieces::runs;
 use super::source::{Source, Stage};
 use super::{Action, Failure, Fault, Fetch, SourceId, Time};
 use crate::hash::Root;
@@ -106,6 +107,18 @@ impl Fetch {
                 self.set_stage(id, Stage::Reserve);
             }
             None => self.adopt(root, list, now),
+        }
+    }
+
+    /// Takes back what was asked of peers in reserve: it would not be used.
+    pub(super) fn take_back_from_reserves(&mut self) {
+        for (&source, entry) in &mut self.sources {
+            if entry.stage == Stage::Reserve && !entry.outstanding.is_empty() {
+                let owed: Vec<u32> = std::mem::take(&mut entry.outstanding).into_keys().collect();
+                for (first, count) in runs(&owed) {
+                    self.actions.push_back(Action::Cancel { source, first, count });
+                }
+            }
         }
     }
 

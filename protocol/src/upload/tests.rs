@@ -404,3 +404,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn slow_askers_do_not_come_to_hold_all_slots() {
+    let mut uploads = uploads(4);
+    for asker in 1..=3 {
+        uploads.handle_want(AskerId(asker), NAR, 0, 100, at(0));
+    }
+    // 1 and 2 take nothing; whatever 3 gives back goes to 3 again, though it has got most.
+    all(&mut uploads, at(0));
+    for round in 1..50 {
+        uploads.handle_given(AskerId(3), PIECE, at(round));
+        let given = all(&mut uploads, at(round));
+        assert!(given.iter().any(|&(asker, _)| asker == 3), "round {round}: {given:?}");
+    }
+}

@@ -100,3 +100,19 @@ fn in_a_crowd_who_is_silent_is_left_alone_for_longer_unless_the_reader_waits() {
     assert_eq!(asked_of_another_after(limits::FREEZE_AFTER, &[40]), []);
     assert_eq!(asked_of_another_after(limits::CROWD_FREEZE_AFTER, &[40]), [40]);
 }
+
+#[test]
+fn a_crowd_in_which_nobody_gets_anything_gives_up() {
+    let mut fetch = fetch(8, UpstreamMode::SwarmOnly, false);
+    let (root, list) = list(8, 0);
+    fetch.handle_peer(A, PeerHint { complete: false, ..near(None) }, at(0));
+    fetch.handle_opened(A, root, list, PieceSet::none(8), at(1));
+    fetch.handle_discovery_done(at(2));
+    let mut now = at(2);
+    while let Some(next) = fetch.poll_timeout(now) {
+        assert!(next > now && next <= at(2) + limits::STANDSTILL_PATIENCE, "{next:?}");
+        now = next;
+        fetch.handle_timeout(now);
+    }
+    assert_eq!(actions(&mut fetch).last(), Some(&Action::Failed(Failure::NoSource)));
+}

@@ -168,3 +168,109 @@ fn a_partial_peer_with_a_false_root_is_not_blamed() {
     assert!(acted.contains(&Action::Drop { source: B, fault: None }), "{acted:?}");
     assert!(acted.contains(&Action::Drop { source: A, fault: Some(Fault::FalseRoot) }));
 }
+
+#[test]
+fn a_frozen_liar_is_given_up_for_a_peer_with_another_list() {
+    let mut fetch = fetch(40, UpstreamMode::SwarmOnly, false);
+    let (lie, truth) = (list(40, 1), list(40, 0));
+    opened(&mut fetch, A, &lie, at(1));
+    fetch.handle_peer(B, hint(truth.0, 1), at(2));
+    assert_eq!(asked(&actions(&mut fetch), B), [], "one word against one");
+    let frozen = at(3) + limits::FREEZE_AFTER;
+    fetch.handle_timeout(frozen);
+    assert!(actions(&mut fetch).iter().any(|a| matches!(a, Action::Open { source: B, .. })));
+    fetch.handle_opened(B, truth.0, truth.1, PieceSet::all(40), frozen);
+    assert_eq!(fetch.list().expect("a list").0, truth.0);
+    assert!(fetch.outstanding(B) > 0);
+    assert_eq!(fetch.audit(), Ok(()));
+}
+
+#[test]
+fn what_is_asked_of_a_peer_is_taken_back_when_its_list_is_not_used() {
+    let mut fetch = fetch(40, UpstreamMode::SwarmOnly, false);
+    let (lie, truth) = (list(40, 1), list(40, 0));
+    let owed = opened(&mut fetch, A, &lie, at(1));
+    for (id, network) in [(B, 1), (C, 2)] {
+        fetch.handle_peer(id, hint(truth.0, network), at(2));
+    }
+    fetch.handle_opened(B, truth.0, truth.1, PieceSet::all(40), at(3));
+    let acted = actions(&mut fetch);
+    let cancelled: u32 = acted
+        .iter()
+        .map(|action| match action {
+            Action::Cancel { source: A, count, .. } => *count,
+            _ => 0,
+        })
+        .sum();
+    assert_eq!(cancelled as usize, owed.len());
+    assert_eq!(fetch.audit(), Ok(()));
+}
+
+#[test]
+fn a_peer_that_misses_a_piece_while_in_reserve_leaves_the_books_right() {
+    let mut fetch = fetch(40, UpstreamMode::SwarmOnly, false);
+    let (lie, truth) = (list(40, 1), list(40, 0));
+    opened(&mut fetch, A, &truth, at(1));
+    fetch.handle_peer(B, PeerHint { root: None, ..hint(lie.0, 1) }, at(2));
+    let owed = asked(&actions(&mut fetch), B);
+    fetch.handle_opened(B, lie.0, lie.1, PieceSet::all(40), at(3));
+    for index in owed.into_iter().chain(0..40) {
+        fetch.handle_missing(B, index, at(4));
+        assert_eq!(fetch.audit(), Ok(()));
+    }
+}
+
+#[test]
+fn claims_of_a_network_that_was_asked_in_vain_count_no_more() {
+    let mut fetch = fetch(40, UpstreamMode::SwarmOnly, false);
+    let (used, other) = (list(40, 0), list(40, 1));
+    opened(&mut fetch, A, &used, at(1));
+    fetch.handle_peer(B, hint(other.0, 1), at(2));
+    fetch.handle_refused(B, false, at(3));
+    fetch.handle_peer(B, hint(other.0, 1), at(4));
+    assert!(fetch.may_deliver(at(5000)) || fetch.knows(B));
+    fetch.handle_peer(C, hint(other.0, 2), at(5));
+    fetch.handle_opened(C, other.0, other.1, PieceSet::all(40), at(6));
+    assert_eq!(fetch.list().expect("a list").0, used.0, "one word against one, and an empty one");
+}
+
+#[test]
+fn who_was_too_busy_or_is_gone_still_counts() {
+    let mut fetch = fetch(40, UpstreamMode::SwarmOnly, false);
+    let (used, other) = (list(40, 0), list(40, 1));
+    opened(&mut fetch, A, &used, at(1));
+    fetch.handle_peer(B, hint(other.0, 1), at(2));
+    fetch.handle_refused(B, true, at(3));
+    fetch.handle_peer(C, hint(other.0, 2), at(5));
+    fetch.handle_opened(C, other.0, other.1, PieceSet::all(40), at(6));
+    assert_eq!(fetch.list().expect("a list").0, other.0);
+}
+
+#[test]
+fn a_reader_without_a_disk_is_given_what_is_disputed_when_only_it_can_move_on() {
+    let mut fetch = fetch(40, UpstreamMode::SwarmOnly, false);
+    let (used, other) = (list(40, 0), list(40, 1));
+    fetch.handle_horizon(0, 3, at(0));
+    let owed = opened(&mut fetch, A, &used, at(1));
+    fetch.handle_peer(B, PeerHint { root: None, ..hint(other.0, 1) }, at(2));
+    fetch.handle_opened(B, other.0, other.1, PieceSet::all(40), at(3));
+    assert!(!fetch.may_deliver(at(5000)));
+    for index in owed {
+        fetch.handle_piece(A, index, at(4));
+    }
+    assert!(fetch.may_deliver(at(5000)));
+}
+
+#[test]
+fn pieces_of_an_earlier_attempt_give_way_to_the_only_list_there_is() {
+    let truth = list(8, 0);
+    let mut config = config(8, UpstreamMode::SwarmOnly, false);
+    config.resumed = BTreeMap::from([(3, PieceHash([9; 32]))]);
+    let mut fetch = Fetch::new(config, at(0));
+    opened(&mut fetch, A, &truth, at(1));
+    assert_eq!(fetch.list(), None, "one word against what was found before");
+    fetch.handle_discovery_done(at(2));
+    let acted = actions(&mut fetch);
+    assert!(acted.contains(&Action::Discard { index: 3 }), "{acted:?}");
+    assert_eq!(asked(&acted, A).len(), 8);
+}
