@@ -56,6 +56,10 @@ pub enum Rule {
     Quiet,
     /// The last finisher isn't too late, by the scenario's demand.
     Ratio,
+    /// The last finisher isn't too late, by the clock.
+    Late,
+    /// No reader waits too long for the first octet.
+    FirstOctet,
     /// Not too much comes twice, by the scenario's demand.
     Duplicates,
     /// Not too much comes for nothing, by the scenario's demand.

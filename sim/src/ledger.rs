@@ -23,6 +23,8 @@ pub struct Account {
     pub useless: u64,
     /// Octets that upstream sent though they were held: it can only stream from the head.
     pub upstream_overlap: u64,
+    /// When the reader first got something.
+    pub first_octet: Option<Nanos>,
     /// Pieces given to the reader, and how many of them were wrong.
     pub delivered: u64,
     /// See `delivered`.
@@ -147,10 +149,16 @@ impl Ledger {
     }
 
     /// The reader was given a piece.
-    pub fn delivers(&mut self, host: HostId, right: bool) {
+    pub fn delivers(&mut self, host: HostId, right: bool, now: Nanos) {
+        self.first_octet(host, now);
         let account = self.account(host);
         account.delivered += 1;
         account.delivered_wrong += u64::from(!right);
+    }
+
+    /// The reader got something, if only a part of a piece.
+    pub fn first_octet(&mut self, host: HostId, now: Nanos) {
+        self.account(host).first_octet.get_or_insert(now);
     }
 
     /// A fetch will be tried again.

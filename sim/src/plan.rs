@@ -144,6 +144,10 @@ pub struct Demands {
     pub longest_gap: Option<Nanos>,
     /// The last finisher's time divided by the lower bound, in hundredths.
     pub ratio_percent: Option<u64>,
+    /// When the last must have finished.
+    pub last_within: Option<Nanos>,
+    /// Longest that a reader may wait for the first octet.
+    pub first_octet_within: Option<Nanos>,
     /// Octets that came twice, of all that came, in tenths of a percent.
     pub duplicates_per_mille: Option<u64>,
     /// Octets that came and were of no use, in tenths of a percent.

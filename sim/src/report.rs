@@ -24,6 +24,8 @@ pub struct Report {
     pub ratio: f64,
     /// Seconds that they took on average.
     pub mean_s: f64,
+    /// Seconds that the reader waited longest for its first octet.
+    pub first_octet_s: f64,
     /// What the seeds sent, in nars.
     pub seed_egress: f64,
     /// Octets that came though they were held, of all that came from peers.
@@ -70,6 +72,8 @@ impl Report {
         let seeds = (0..).zip(&plan.hosts).filter(|(_, host)| host.role == Role::Seed);
         let egress: u64 = seeds.map(|(index, _)| world.sent_by(index)).sum();
         let bound = lower_bound(plan);
+        let waits = ledger.fetches().filter_map(|a| Some(a.first_octet? - a.started?));
+        let first_octet = waits.max().unwrap_or(0);
         Self {
             fetches: ledger.fetches().count(),
             done: ended(true),
@@ -77,7 +81,9 @@ impl Report {
             lower_bound_s: bound,
             last_s: seconds(last),
             ratio: seconds(last) / bound,
-            mean_s: took.iter().copied().map(seconds).sum::<f64>() / took.len().max(1) as f64,
+            mean_s: took.iter().copied().map(seconds).fold(0.0, |sum, took| sum + took)
+                / took.len().max(1) as f64,
+            first_octet_s: seconds(first_octet),
             seed_egress: egress as f64 / nar,
             duplicates: twice as f64 / came,
             waste: useless as f64 / came,
@@ -103,6 +109,7 @@ impl Report {
             ("last finisher", format!("{:.3} s", self.last_s)),
             ("ratio", format!("{:.3}", self.ratio)),
             ("mean", format!("{:.3} s", self.mean_s)),
+            ("first octet", format!("{:.3} s", self.first_octet_s)),
             ("seed egress", format!("{:.2} × nar", self.seed_egress)),
             ("duplicates", percent(self.duplicates)),
             ("waste", percent(self.waste)),

@@ -94,6 +94,10 @@ enum Happening {
     },
     Uploads(HostId),
     TellsHave(HostId),
+    UpstreamFirst {
+        host: HostId,
+        stream: u32,
+    },
     UpstreamBegins {
         host: HostId,
         stream: u32,
@@ -308,6 +312,7 @@ impl World {
             Happening::Uploads(host) => self.upload(host),
             Happening::TellsHave(host) => self.tell_have(host),
             Happening::UpstreamBegins { host, stream } => self.begin_stream(host, stream),
+            Happening::UpstreamFirst { host, stream } => self.hear_first_octet(host, stream),
             Happening::UpstreamPiece { host, stream, index, piece } => {
                 self.hear_upstream_piece(host, stream, index, piece);
             }

@@ -39,17 +39,22 @@ pub const FLASH_CROWD: Scenario = Scenario {
 };
 
 /// A larger one.
-pub const FLASH_CROWD_50: Scenario = Scenario {
-    name: "flash-crowd-50",
-    about: "the same with 50 homes",
-    plan: |options, _| crowd(options, 50, 64_000_000),
+pub const FLASH_CROWD_64: Scenario = Scenario {
+    name: "flash-crowd-64",
+    about: "the same with 64 homes",
+    plan: |options, _| {
+        let mut plan = crowd(options, 64, 64_000_000);
+        plan.demands.ratio_percent = Some(145);
+        plan.demands.duplicates_per_mille = Some(20);
+        plan
+    },
 };
 
-/// A large one.
-pub const FLASH_CROWD_200: Scenario = Scenario {
-    name: "flash-crowd-200",
-    about: "the same with 200 homes",
-    plan: |options, _| crowd(options, 200, 64_000_000),
+/// A large one. A smaller nar, since it takes a minute of computing as it is.
+pub const FLASH_CROWD_1000: Scenario = Scenario {
+    name: "flash-crowd-1000",
+    about: "1,000 homes want 8 MB of one home's at once",
+    plan: |options, _| crowd(options, 1000, 8_000_000),
 };
 
 /// Everything 40 ms away.

@@ -1,7 +1,7 @@
 //! Sources that freeze, die, vanish and come back.
 
 use super::{LEECH, MEGABIT, Options, Scenario, calm};
-use crate::agenda::{MILLI, Nanos, SECOND};
+use crate::agenda::{MILLI, SECOND};
 use crate::plan::{Event, Plan, Role};
 use crate::random::Chance;
 
@@ -20,9 +20,13 @@ fn few_seeds(options: Options, seeds: u32) -> Plan {
     plan
 }
 
-/// A moment in mid-transfer.
-fn midway(chance: &mut Chance) -> Nanos {
-    chance.between(50 * MILLI, 1500 * MILLI)
+/// One of two seeds is lost in mid-transfer, in this way: what it costs beside its share of the
+/// work is a second at most, and what an opening takes.
+fn lose_one(plan: &mut Plan, chance: &mut Chance, how: Event) {
+    let at = chance.between(50 * MILLI, 1500 * MILLI);
+    plan.events.push((at, how));
+    let alone = plan.nar_bytes * SECOND / plan.hosts[1].link.up;
+    plan.demands.last_within = Some(alone.saturating_sub(at) + SECOND + 100 * MILLI);
 }
 
 /// A source stops in mid-piece.
@@ -31,7 +35,8 @@ pub const FROZEN_SOURCE: Scenario = Scenario {
     about: "one of two seeds stops in mid-piece and says nothing more",
     plan: |options, chance| {
         let mut plan = few_seeds(options, 2);
-        plan.events = vec![(midway(chance), Event::Freeze(chance.between(1, 2) as u32))];
+        let seed = chance.between(1, 2) as u32;
+        lose_one(&mut plan, chance, Event::Freeze(seed));
         plan
     },
 };
@@ -42,7 +47,8 @@ pub const KILLED_SOURCE: Scenario = Scenario {
     about: "one of two seeds dies, and its connections break",
     plan: |options, chance| {
         let mut plan = few_seeds(options, 2);
-        plan.events = vec![(midway(chance), Event::Kill(chance.between(1, 2) as u32))];
+        let seed = chance.between(1, 2) as u32;
+        lose_one(&mut plan, chance, Event::Kill(seed));
         plan
     },
 };
@@ -53,7 +59,8 @@ pub const CUT_OFF: Scenario = Scenario {
     about: "a firewall drops everything of one of three seeds from the start, of another later",
     plan: |options, chance| {
         let mut plan = few_seeds(options, 3);
-        plan.events = vec![(0, Event::Cut(1)), (midway(chance), Event::Cut(2))];
+        plan.events = vec![(0, Event::Cut(1))];
+        lose_one(&mut plan, chance, Event::Cut(2));
         plan
     },
 };

@@ -54,6 +54,30 @@ pub const NO_USEFUL_PEER: Scenario = Scenario {
     },
 };
 
+/// Nobody but the server.
+pub const UPSTREAM_ALONE: Scenario = Scenario {
+    name: "upstream-alone",
+    about: "no peer is found; everything comes from a substitute server 50 ms of round trip away",
+    plan: |options, _| {
+        let mut plan = with_server(options, 0, MEGABIT, 50 * MEGABIT);
+        plan.demands.ratio_percent = Some(105);
+        // Straight from the server it takes a round trip and what the server thinks.
+        plan.demands.first_octet_within = Some((50 + 10 + 50) * MILLI);
+        plan
+    },
+};
+
+/// Both are needed.
+pub const UPSTREAM_AND_PEERS: Scenario = Scenario {
+    name: "upstream-and-peers",
+    about: "two seeds with 10 Mbit/s each and a substitute server with 40, known to give that",
+    plan: |options, _| {
+        let mut plan = with_server(options, 2, 10 * MEGABIT, 40 * MEGABIT);
+        plan.upstream_rate = Some((40 * MEGABIT) as f64);
+        plan
+    },
+};
+
 /// A slow server.
 pub const UPSTREAM_SLOW: Scenario = Scenario {
     name: "upstream-slow",

@@ -80,6 +80,11 @@ impl Fetching {
         self.ended.is_some()
     }
 
+    /// Whether the reader waits for the first piece, and may have it as it comes.
+    pub(super) fn reads_from_the_head(&self, now: Nanos) -> bool {
+        self.next == 0 && !self.distrusted && self.machine.may_deliver(now)
+    }
+
     /// A number for a peer that was found, unless it is banned or known.
     pub(super) fn meet(&mut self, peer: HostId, now: Nanos) -> Option<SourceId> {
         let known = self.sources.values().any(|met| met.peer == peer && !met.dropped);
@@ -457,7 +462,7 @@ impl World {
         let piece = self.host(host).pieces[index as usize];
         let right = piece.is_some_and(|piece| self.content.is_true(index, piece));
         let last = index + 1 == self.content.layout().piece_count();
-        self.ledger.delivers(host, right);
+        self.ledger.delivers(host, right, self.agenda.now());
         self.checker.handle_delivery(host, index, right, last);
     }
 

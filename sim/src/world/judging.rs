@@ -2,7 +2,7 @@
 //! give it something, and whether everything has ended as it should.
 
 use super::{Ended, World};
-use crate::agenda::{Nanos, SECOND, seconds};
+use crate::agenda::{MILLI, Nanos, SECOND, seconds};
 use crate::check::{Rule, Violation};
 use crate::network::HostId;
 use crate::plan::Role;
@@ -83,6 +83,12 @@ impl World {
         let report = Report::of(self);
         for (rule, found, most) in [
             (Rule::Ratio, report.ratio * 100.0, demands.ratio_percent),
+            (Rule::Late, report.last_s * 1000.0, demands.last_within.map(|at| at / MILLI)),
+            (
+                Rule::FirstOctet,
+                report.first_octet_s * 1000.0,
+                demands.first_octet_within.map(|at| at / MILLI),
+            ),
             (Rule::Duplicates, report.duplicates * 1000.0, demands.duplicates_per_mille),
             (Rule::Waste, report.waste * 1000.0, demands.waste_per_mille),
         ] {

@@ -80,6 +80,19 @@ impl World {
         let stalled = upstream.stalled;
         self.network.block(flow, stalled, self.now());
         self.fill_stream(stream);
+        if !stalled {
+            let wait = self.one_way(server, host);
+            self.agenda.after(wait, Happening::UpstreamFirst { host, stream });
+        }
+    }
+
+    /// A reader at the head sees upstream's octets before a piece is whole.
+    pub(super) fn hear_first_octet(&mut self, host: HostId, stream: u32) {
+        let now = self.now();
+        let reads = self.host(host).fetching.as_ref().is_some_and(|f| f.reads_from_the_head(now));
+        if reads && self.is_heard(host, stream) {
+            self.ledger.first_octet(host, now);
+        }
     }
 
     /// Keeps the stream's flow supplied.
