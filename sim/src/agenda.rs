@@ -101,7 +101,7 @@ impl<E> Agenda<E> {
     }
 
     /// Moves on to the next event.
-    pub fn next(&mut self) -> Option<E> {
+    pub fn advance(&mut self) -> Option<E> {
         let Reverse(entry) = self.entries.pop()?;
         self.now = entry.at;
         Some(entry.event)
@@ -120,7 +120,7 @@ mod tests {
         agenda.at(5, 'd');
         agenda.at(3, 'b');
         let mut seen = String::new();
-        while let Some(event) = agenda.next() {
+        while let Some(event) = agenda.advance() {
             if event == 'a' {
                 // Too late for its time, so at once, after what was there before.
                 agenda.at(1, 'x');

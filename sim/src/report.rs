@@ -143,9 +143,12 @@ fn lower_bound(plan: &Plan) -> f64 {
     once.max(nar / slowest as f64).max(all).max(1e-9)
 }
 
+/// A curve: seconds, and what has been reached by then.
+pub type Curve = Vec<(f64, f64)>;
+
 /// Fractions of all pieces held, and of fetches done, over time: the points where they change.
 #[must_use]
-pub fn curves(world: &World) -> (Vec<(f64, f64)>, Vec<(f64, f64)>) {
+pub fn curves(world: &World) -> (Curve, Curve) {
     let mut steps: Vec<(Nanos, i64)> = Vec::new();
     let mut ends: Vec<Nanos> = Vec::new();
     for account in world.ledger.fetches() {

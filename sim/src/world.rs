@@ -263,7 +263,7 @@ impl World {
     /// The first violation of what must hold.
     pub fn run(&mut self) -> Result<(), Violation> {
         while !self.is_over() {
-            let Some(happening) = self.agenda.next() else { break };
+            let Some(happening) = self.agenda.advance() else { break };
             if self.now() > self.plan.demands.deadline {
                 break;
             }

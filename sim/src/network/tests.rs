@@ -19,7 +19,7 @@ fn run(network: &mut Network<u32>, agenda: &mut Agenda<Departure>) -> Vec<(u32, 
                 agenda.at(due.at, due);
             }
         }
-        let Some(due) = agenda.next() else { return left };
+        let Some(due) = agenda.advance() else { return left };
         if let Some((payload, next)) = network.depart(due, agenda.now()) {
             left.push((payload, agenda.now()));
             if let Some(next) = next {
@@ -65,7 +65,7 @@ fn a_blocked_flow_stands_still_and_goes_on_where_it_was() {
     assert_eq!(network.departed(flow, 10 * SECOND), 400);
     assert!(network.depart(due, SECOND).is_none());
     agenda.at(10 * SECOND, Departure { version: u32::MAX, ..due });
-    agenda.next();
+    agenda.advance();
     network.block(flow, false, 10 * SECOND);
     assert_eq!(run(&mut network, &mut agenda), [(1, 10_600 * MILLI)]);
 }
