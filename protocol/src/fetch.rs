@@ -299,7 +299,9 @@ impl Fetch {
         let bytes = self.layout.piece_len(index) as u64;
         self.touch(source, now);
         let Some(entry) = self.sources.get_mut(&source) else { return false };
-        let asked = entry.outstanding.remove(&index).is_some();
+        let asked_at = entry.outstanding.remove(&index);
+        entry.given_last = entry.given_last.max(asked_at.map(|at| (at, index)));
+        let asked = asked_at.is_some();
         let counted = asked && entry.stage == Stage::Active;
         entry.given = entry.given.saturating_add(1);
         entry.moved(bytes, self.layout.piece_size(), now);

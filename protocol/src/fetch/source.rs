@@ -42,6 +42,8 @@ pub(super) struct Source {
     pub have: PieceSet,
     /// Pieces asked for and not yet come, with the time of asking.
     pub outstanding: BTreeMap<u32, Time>,
+    /// Of what it gave, what was asked last: what was asked before and hasn't come was passed over.
+    pub given_last: Option<(Time, u32)>,
     /// Since when it owes us something, or when it last moved.
     pub last_progress: Time,
     /// Whether it has shown its piece list.
@@ -85,6 +87,7 @@ impl Source {
                 PieceSet::none(piece_count)
             },
             outstanding: BTreeMap::new(),
+            given_last: None,
             last_progress: now,
             opened: false,
             opened_at: now,

@@ -109,6 +109,17 @@ impl Fetch {
         Some(Loot { owner, index, begun: place == 0, eta })
     }
 
+    /// Who is still fetching himself, has this piece, and owes least within his window.
+    fn partial_holder(&self, index: u32) -> Option<SourceId> {
+        let holds =
+            |s: &Source| s.stage == Stage::Active && s.is_partial() && s.have.contains(index);
+        let able = self
+            .sources
+            .iter()
+            .filter(|(_, s)| holds(s) && s.room() > 0 && !s.outstanding.contains_key(&index));
+        able.min_by_key(|(id, s)| (s.outstanding.len(), **id)).map(|(&id, _)| id)
+    }
+
     /// In a crowd, what is asked of those who have everything and has meanwhile come to others is
     /// exchanged for what only they have: the others will give it.
     pub(super) fn swap_common_for_rare(&mut self, now: Time) {
@@ -122,19 +133,25 @@ impl Fetch {
             let Some(source) = self.sources.get(&id) else { continue };
             let mut queue: Vec<_> = source.outstanding.iter().map(|(&i, &at)| (at, i)).collect();
             queue.sort_unstable();
-            // The first is probably on its way.
-            let common: Vec<u32> = queue
-                .iter()
-                .skip(1)
-                .map(|&(_, index)| index)
-                .filter(|&index| self.pieces.available(index) >= 2)
+            let overtaken = |asked: (Time, u32)| source.given_last.is_some_and(|last| asked < last);
+            // The first is probably on its way, unless others have come before it: who gives to
+            // many gives first what he has given least.
+            let common: Vec<(u32, bool)> = (0..)
+                .zip(&queue)
+                .filter(|&(place, &asked)| place > 0 || overtaken(asked))
+                .map(|(_, &asked)| (asked.1, overtaken(asked)))
+                .filter(|&(index, _)| self.pieces.available(index) >= 2)
                 .collect();
-            for index in common {
-                let Some(rarer) = self.rarest_fresh(id, self.pieces.available(index)) else {
-                    break;
-                };
-                self.take_back(id, index);
-                self.request(id, vec![rarer], now);
+            for (index, overtaken) in common {
+                if overtaken && self.pieces.asked(index) > 1 {
+                    self.take_back(id, index);
+                } else if overtaken && let Some(other) = self.partial_holder(index) {
+                    self.take_back(id, index);
+                    self.request(other, vec![index], now);
+                } else if let Some(rarer) = self.rarest_fresh(id, self.pieces.available(index)) {
+                    self.take_back(id, index);
+                    self.request(id, vec![rarer], now);
+                }
             }
         }
     }

@@ -116,3 +116,22 @@ fn a_crowd_in_which_nobody_gets_anything_gives_up() {
     }
     assert_eq!(actions(&mut fetch).last(), Some(&Action::Failed(Failure::NoSource)));
 }
+
+#[test]
+fn a_piece_that_a_seed_passes_over_is_asked_of_the_crowd() {
+    let mut fetch = fetch(40, UpstreamMode::SwarmOnly, false);
+    let shown = list(40, 0);
+    let owed = opened(&mut fetch, A, &shown, at(1));
+    fetch.handle_peer(B, PeerHint { complete: false, ..near(Some(shown.0)) }, at(2));
+    fetch.handle_opened(B, shown.0, shown.1, PieceSet::none(40), at(3));
+    actions(&mut fetch);
+    assert!(owed.contains(&0) && owed.contains(&1));
+    // B gets what the seed was asked for first, and the seed gives what it was asked for later.
+    fetch.handle_piece(A, 1, at(4));
+    actions(&mut fetch);
+    fetch.handle_have(B, &[(0, 1)], at(5));
+    let acted = actions(&mut fetch);
+    assert!(acted.contains(&Action::Cancel { source: A, first: 0, count: 1 }), "{acted:?}");
+    assert_eq!(asked(&acted, B), [0]);
+    assert_eq!(fetch.audit(), Ok(()));
+}
