@@ -4,6 +4,7 @@
 //! doesn't silently mean its default.
 
 use crate::rate::Rate;
+use crate::voucher_peer::VoucherPeer;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use libp2p::Multiaddr;
@@ -141,6 +142,10 @@ pub struct NodeArgs {
     /// Most that is downloaded, from peers and substitute servers together [default: unlimited].
     #[arg(long, env = "NARSWARM_DOWNLOAD_RATE", value_name = "RATE")]
     pub download_rate: Option<Rate>,
+    /// Peer whose word for the pieces of a nar is believed, as that of your institution's seed
+    /// [default: none]. Repeatable.
+    #[arg(long, env = "NARSWARM_VOUCHER_KEY", value_delimiter = ',', value_name = "PEER_ID")]
+    pub voucher_key: Vec<VoucherPeer>,
     /// The store that substitutes are for [default: /gnu/store].
     #[arg(long, env = "NARSWARM_STORE", value_name = "DIR")]
     pub store: Option<PathBuf>,
@@ -161,6 +166,7 @@ struct FileConfig {
     upstreams: Option<Vec<Url>>,
     upstream_mode: Option<ModeName>,
     acl: Option<Vec<PathBuf>>,
+    voucher_keys: Option<Vec<VoucherPeer>>,
     store: Option<PathBuf>,
     cache_gib: Option<u64>,
     upload_rate: Option<Rate>,
@@ -195,6 +201,9 @@ pub struct Config {
     /// Files with the keys whose signatures are believed; when empty, `/etc/guix/acl`, or the keys
     /// of Guix's build farms.
     pub acl: Vec<PathBuf>,
+    /// Peers whose word for the pieces of a nar is believed; that of others counts only when it is
+    /// confirmed. Whatever they say, guix gets what is signed.
+    pub voucher_keys: Vec<VoucherPeer>,
     /// The store that substitutes are for.
     pub store: PathBuf,
     /// Most that the nar cache takes, in GiB; a seed's has no bound.
@@ -241,6 +250,7 @@ impl Config {
             upstreams,
             upstream_mode: node.upstream_mode.or(file.upstream_mode).unwrap_or_default(),
             acl: list(&acl.acl, file.acl, Vec::new),
+            voucher_keys: list(&node.voucher_key, file.voucher_keys, Vec::new),
             store: node.store.clone().or(file.store).unwrap_or_else(|| "/gnu/store".into()),
             cache_gib: file.cache_gib.unwrap_or(DEFAULT_CACHE_GIB),
             upload_rate: node.upload_rate.or(file.upload_rate).unwrap_or_default(),

@@ -5,6 +5,7 @@
 //! - `fetches`, `fetch`, `event`, `sources`, `sink`, `progress`: from a narinfo to its nar;
 //! - `body`: nars on their way to HTTP clients;
 //! - `serve`: what other peers get;
+//! - `vouch`: whose word for a piece list counts;
 //! - `announce`: what is told to the DHT;
 //! - [`mirror`]: taking in static mirrors.
 
@@ -20,6 +21,7 @@ mod resolve;
 mod serve;
 mod sink;
 mod sources;
+mod vouch;
 
 pub use announce::announce_all;
 
@@ -44,6 +46,7 @@ use narswarm_protocol::hash::{NarHash, Root};
 use narswarm_protocol::limits;
 use narswarm_protocol::piece::PieceLayout;
 use narswarm_protocol::store_path::{ItemName, StoreHash};
+use narswarm_protocol::voucher::{VoucherKey, VoucherSigner};
 use parking_lot::Mutex;
 use resolve::{Known, Pending};
 use std::collections::HashMap;
@@ -52,6 +55,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 use tokio::sync::{Notify, broadcast, watch};
 use tracing::{debug, info, warn};
+use vouch::Vouching;
 
 /// How the engine behaves.
 #[derive(Debug, Clone)]
@@ -65,6 +69,10 @@ pub struct EngineConfig {
     /// Whether this node has been told of peers to enter the swarm by: if so, it is worth waiting
     /// for the first of them.
     pub expects_peers: bool,
+    /// Vouches for what this node has hashed.
+    pub voucher_signer: VoucherSigner,
+    /// Whose vouchers are believed.
+    pub voucher_keys: Vec<VoucherKey>,
 }
 
 /// The node's middle. Cheap to clone.
@@ -88,6 +96,15 @@ impl Holder {
     }
 }
 
+/// A piece list that isn't used for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Condemned {
+    root: Root,
+    /// Whether a whole nar that matched it had another hash than the signed one. If not, upstream
+    /// has spoken against it, and may have been wrong.
+    proven: bool,
+}
+
 struct Inner {
     config: EngineConfig,
     store: Arc<Store>,
@@ -108,8 +125,8 @@ struct Inner {
     fetches: Mutex<HashMap<NarHash, Fetching>>,
     /// Told when a fetch has ended and left its place to another.
     place_left: Notify,
-    /// Roots that led to another nar than the signed one.
-    condemned: Cache<NarHash, Vec<Root>>,
+    /// Roots that led to another nar than the signed one, or are suspected of it.
+    condemned: Cache<NarHash, Vec<Condemned>>,
     /// Nars of which guix gets only a wholly verified copy, since one attempt went wrong.
     distrusted: Cache<NarHash, ()>,
     /// Nars that upstream gives with another hash than the signed one.
@@ -119,6 +136,7 @@ struct Inner {
     public: Cache<NarHash, bool>,
     /// Octets of nar a second that upstream gave lately.
     upstream_rate: Mutex<Option<f64>>,
+    vouching: Vouching,
     /// Breaks ties in fetches, differently on each node.
     seed: u64,
 }
@@ -136,6 +154,7 @@ impl Engine {
     ) -> Self {
         let remembered =
             |life| Cache::builder().max_capacity(limits::MAX_REMEMBERED).time_to_live(life).build();
+        let vouching = Vouching::new(config.voucher_signer.clone(), config.voucher_keys.clone());
         let inner = Inner {
             config,
             store,
@@ -176,6 +195,7 @@ impl Engine {
                 .time_to_live(limits::HOLDER_LIFE)
                 .build(),
             upstream_rate: Mutex::default(),
+            vouching,
             seed: rand::random(),
         };
         Self { inner: Arc::new(inner) }
@@ -278,12 +298,31 @@ impl Inner {
         }
     }
 
-    fn condemn(&self, nar: NarHash, root: Root) {
+    /// Roots that a fetch of this nar does without.
+    fn condemned(&self, nar: &NarHash) -> Vec<Root> {
+        self.condemned.get(nar).unwrap_or_default().iter().map(|entry| entry.root).collect()
+    }
+
+    fn condemn(&self, nar: NarHash, root: Root, proven: bool) {
         let mut roots = self.condemned.get(&nar).unwrap_or_default();
-        if !roots.contains(&root) && roots.len() < limits::MAX_SOURCES {
-            roots.push(root);
+        if let Some(entry) = roots.iter_mut().find(|entry| entry.root == root) {
+            entry.proven |= proven;
+        } else if roots.len() < limits::MAX_SOURCES {
+            roots.push(Condemned { root, proven });
+        }
+        self.condemned.insert(nar, roots);
+    }
+
+    /// Nothing is held any more against roots that were only suspected. Says whether any was.
+    fn acquit(&self, nar: NarHash) -> bool {
+        let Some(mut roots) = self.condemned.get(&nar) else { return false };
+        let before = roots.len();
+        roots.retain(|entry| entry.proven);
+        let acquitted = roots.len() < before;
+        if acquitted {
             self.condemned.insert(nar, roots);
         }
+        acquitted
     }
 
     /// What the fetch machine is to know of a peer beforehand.

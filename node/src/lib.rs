@@ -18,3 +18,4 @@ pub mod node;
 pub mod rate;
 pub mod store;
 pub mod upstream;
+pub mod voucher_peer;

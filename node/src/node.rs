@@ -10,6 +10,7 @@ use crate::net::{Net, NetConfig, NetError};
 use crate::rate::DownloadLimit;
 use crate::store::{DataDir, RunInfo, Store, StoreConfig};
 use crate::upstream::{UpstreamConfig, Upstreams, UpstreamsError};
+use crate::voucher_peer::{self, VoucherPeer};
 use anyhow::Context;
 use libp2p::Multiaddr;
 use narswarm_protocol::limits;
@@ -55,11 +56,16 @@ impl Node {
             format!("cannot listen for guix on {}; choose another with --http", config.http)
         })?;
         let http = listener.local_addr()?;
+        let voucher_signer = voucher_peer::signer(data.keypair()).context(
+            "the key in node.key is not an Ed25519 one; move it away, and a new one is made",
+        )?;
         let engine_config = EngineConfig {
             role: config.role,
             upstream_mode: config.upstream_mode.into(),
             store_dir: config.store.to_string_lossy().trim_end_matches('/').to_owned(),
             expects_peers: !config.bootstrap.is_empty(),
+            voucher_signer,
+            voucher_keys: config.voucher_keys.iter().map(VoucherPeer::key).collect(),
         };
         let engine =
             Engine::new(engine_config, store.clone(), upstreams, loaded.acl, metrics.clone());

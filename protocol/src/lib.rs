@@ -8,7 +8,7 @@
 //!
 //! - names: [`base32`], [`hash`], [`store_path`];
 //! - trust: [`sexp`], [`acl`], [`signature`], [`narinfo`] (`Unverified…` becomes `Verified…` only
-//!   by a signature of an authorised key);
+//!   by a signature of an authorised key), [`voucher`] (whose word for a piece list counts);
 //! - content: [`nar`] (the archive format), [`piece`] (pieces, piece lists, roots), [`piece_set`]
 //!   (who holds which pieces);
 //! - conversation: [`provider_key`] (where holders are looked up), [`wire`] (messages between
@@ -33,4 +33,5 @@ pub mod sexp;
 pub mod signature;
 pub mod store_path;
 pub mod upload;
+pub mod voucher;
 pub mod wire;

@@ -116,6 +116,11 @@ pub const STANDSTILL_PATIENCE: std::time::Duration = std::time::Duration::from_s
 /// Decoded pieces of one fetch kept in memory for its readers, 64 of the smallest: a reader that
 /// pauses for a moment still finds its place there.
 pub const FETCH_MEMORY_BYTES: usize = 16 << 20;
+
+/// Pieces of one fetch between network and disk, uncompressed: enough for each core to decode
+/// one of the largest common pieces (1 MiB) while others wait to be written, whatever the number
+/// of sources. Incompressible ones take twice that, with the frames that they came as.
+pub const FETCH_PIPELINE_BYTES: usize = 8 << 20;
 // --- trust
 
 /// Largest s-expression that is read: an ACL of a thousand keys has 200 kB.
@@ -155,6 +160,13 @@ pub const MAX_FETCH_SMALL_BODY_BYTES: usize = 512;
 
 /// Largest body of an opened nar: 4,096 piece hashes, a bitfield and some fields.
 pub const MAX_OPENED_BODY_BYTES: usize = MAX_PIECES as usize * (32 + 1) + 512;
+
+/// Vouchers that come with a piece list: one institution's, and a few others whose word may be
+/// passed on; checking one costs 50 µs.
+pub const MAX_VOUCHERS: usize = 4;
+
+/// Nars whose vouchers are remembered, to be passed on: 600 octets each.
+pub const MAX_REMEMBERED_VOUCHERS: u64 = 4096;
 
 /// Most ranges in one availability update: every other piece of the longest list.
 pub const MAX_HAVE_RANGES: usize = MAX_PIECES as usize / 2;

@@ -118,6 +118,7 @@ fn config(dir: &Path, role: Role, key: &Path, bootstrap: Vec<libp2p::Multiaddr>)
         upstreams: Vec::new(),
         upstream_mode: ModeName::SwarmOnly,
         acl: vec![key.to_owned()],
+        voucher_keys: Vec::new(),
         store: "/gnu/store".into(),
         cache_gib: 8,
         upload_rate: Rate::default(),

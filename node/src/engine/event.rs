@@ -10,6 +10,7 @@ use narswarm_protocol::fetch::SourceId;
 use narswarm_protocol::hash::{PieceHash, Root};
 use narswarm_protocol::piece::PieceList;
 use narswarm_protocol::piece_set::PieceSet;
+use narswarm_protocol::voucher::Voucher;
 use std::sync::Arc;
 
 /// What happens during a fetch.
@@ -29,6 +30,8 @@ pub enum Event {
         list: Arc<PieceList>,
         /// What it can give.
         held: PieceSet,
+        /// Who vouches for the root: unchecked.
+        vouchers: Vec<Voucher>,
     },
     /// A peer has got more pieces, or (none) has others to serve first.
     Have {

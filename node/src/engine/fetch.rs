@@ -18,6 +18,7 @@ use narswarm_protocol::hash::{PieceHash, Root};
 use narswarm_protocol::limits;
 use narswarm_protocol::narinfo::VerifiedNarinfo;
 use narswarm_protocol::piece::PieceLayout;
+use narswarm_protocol::voucher::Voucher;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -65,6 +66,8 @@ struct Driver {
     next_source: u32,
     sessions: HashMap<SourceId, Session>,
     upstream: Option<AbortOnDropHandle<()>>,
+    /// Room for pieces on their way from the network to the sink.
+    room: sources::Room,
     upstream_moved: Moved,
     upstream_error: Option<UpstreamError>,
     from_peers: bool,
@@ -118,6 +121,7 @@ pub async fn drive(
         next_source: 0,
         sessions: HashMap::new(),
         upstream: None,
+        room: sources::Room::default(),
         upstream_moved: Moved::default(),
         upstream_error: None,
         from_peers: false,
@@ -163,7 +167,7 @@ impl Inner {
             mode: self.config.upstream_mode,
             upstream: self.upstreams.is_some() && !self.bad_upstream.contains_key(&nar_hash),
             upstream_rate: *self.upstream_rate.lock(),
-            condemned: self.condemned.get(&nar_hash).unwrap_or_default(),
+            condemned: self.condemned(&nar_hash),
             believed: Vec::new(),
             resumed,
             seed: self.seed,
@@ -245,7 +249,8 @@ impl Driver {
         match event {
             Event::Peer(holder) => self.meet(&holder),
             Event::DiscoveryDone => self.machine.handle_discovery_done(now),
-            Event::Opened { id, root, list, held } => {
+            Event::Opened { id, root, list, held, vouchers } => {
+                self.heed(root, &vouchers);
                 self.machine.handle_opened(id, root, list, held, now);
             }
             Event::Have { id, ranges } => self.machine.handle_have(id, &ranges, now),
@@ -276,6 +281,24 @@ impl Driver {
         }
     }
 
+    /// Somebody believed may vouch for the root that a peer has shown.
+    fn heed(&mut self, root: Root, vouchers: &[Voucher]) {
+        let heeded = self.engine.vouching.heed(&self.narinfo.nar_hash(), root, vouchers);
+        (0..heeded.invalid).for_each(|_| self.count(VerificationKind::Voucher));
+        if heeded.is_vouched {
+            self.machine.handle_voucher(root, self.now());
+        }
+    }
+
+    /// The piece list of this root led to another nar.
+    fn condemn(&self, root: Root) {
+        let nar_hash = self.narinfo.nar_hash();
+        self.engine.condemn(nar_hash, root, true);
+        for key in self.engine.vouching.condemn(&nar_hash, root) {
+            warn!(item = %self.narinfo.item(), ?key, "a false piece list was vouched for; this voucher key is not believed for an hour");
+        }
+    }
+
     /// A peer is new, or has come back after its session ended.
     fn meet(&mut self, holder: &Holder) {
         let known = self.peers.get(&holder.peer);
@@ -297,7 +320,8 @@ impl Driver {
         let known = self.sessions.contains_key(&id);
         if known && self.machine.handle_piece(id, index, self.now()) {
             self.from_peers = true;
-            self.pass_on(sink::Piece { index, raw: piece.raw, frame: piece.frame }).await;
+            let Decoded { raw, frame, room } = piece;
+            self.pass_on(sink::Piece { index, raw, frame, _room: Some(room) }).await;
         } else {
             self.engine.metrics.unneeded_from_peers_bytes.inc_by(len as u64);
         }
@@ -308,7 +332,7 @@ impl Driver {
         self.note_upstream(now);
         if self.machine.handle_upstream_piece(index, hash, now) {
             self.from_upstream = true;
-            self.pass_on(sink::Piece { index, raw, frame: None }).await;
+            self.pass_on(sink::Piece { index, raw, frame: None, _room: None }).await;
         }
     }
 
@@ -362,7 +386,7 @@ impl Driver {
             }
             Action::Condemn { root } => {
                 self.count(VerificationKind::Nar);
-                self.engine.condemn(self.narinfo.nar_hash(), root);
+                self.condemn(root);
             }
             Action::StartUpstream { from } => {
                 let task = sources::run_upstream(
@@ -401,6 +425,7 @@ impl Driver {
             nar_hash: self.narinfo.nar_hash(),
             layout: self.progress.layout(),
             moved: moved.total.clone(),
+            room: self.room.clone(),
         };
         let task = tokio::spawn(task.run(taken, self.events.clone()));
         let task = AbortOnDropHandle::new(task);

@@ -10,7 +10,7 @@ mod swarm;
 
 use super::Inner;
 use crate::http::NarinfoAnswer;
-use believe::{VERIFIED_AT_ONCE, Verdict, believe, cores};
+use believe::{Offer, VERIFIED_AT_ONCE, Verdict, believe, cores};
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt, Shared};
 use futures::stream::{self, StreamExt};
@@ -30,6 +30,8 @@ pub(super) struct Known {
     pub narinfo: VerifiedNarinfo,
     /// What clients get: the signed part untouched, our tail below it.
     pub body: Bytes,
+    /// The server that gave it: the URLs in it are then this server's.
+    pub upstream: Option<usize>,
 }
 
 /// An answer on its way, for any number who wait.
@@ -43,14 +45,14 @@ impl Known {
         u32::try_from(bytes).unwrap_or(u32::MAX)
     }
 
-    fn new(narinfo: VerifiedNarinfo) -> Self {
+    fn new(narinfo: VerifiedNarinfo, upstream: Option<usize>) -> Self {
         let group = NarSource {
             url: format!("nar/{}", escape(narinfo.item().as_str())),
             compression: Compression::None,
             file_size: Some(narinfo.nar_size()),
         };
         let body = narinfo.relay(&[group]).into();
-        Self { narinfo, body }
+        Self { narinfo, body, upstream }
     }
 }
 
@@ -139,13 +141,13 @@ pub(super) fn from_store(inner: &Inner, hash: &StoreHash) -> Option<Arc<Known>> 
 fn all_from_store(inner: &Inner, hashes: &[StoreHash]) -> Vec<Verdict> {
     let kept = hashes.iter().filter_map(|hash| {
         if inner.known.contains_key(hash) {
-            return Some((*hash, Bytes::new()));
+            return Some(Offer::new(*hash, Bytes::new()));
         }
         let bytes = inner.store.narinfo(hash).unwrap_or_else(|error| {
             warn!("{error}");
             None
         });
-        Some((*hash, bytes?))
+        Some(Offer::new(*hash, bytes?))
     });
     believe(inner, &kept.collect::<Vec<_>>())
 }

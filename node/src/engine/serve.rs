@@ -15,6 +15,7 @@ use narswarm_protocol::hash::{NarHash, Root};
 use narswarm_protocol::piece::PieceList;
 use narswarm_protocol::piece_set::PieceSet;
 use narswarm_protocol::store_path::StoreHash;
+use narswarm_protocol::voucher::Voucher;
 use narswarm_protocol::wire::fetch::{Encoding, Frame};
 use std::io;
 use std::sync::Arc;
@@ -37,13 +38,13 @@ impl Responder for Sharing {
         }
         if let Some(held) = self.0.held(nar) {
             self.0.store.touch(nar);
-            return Some(Arc::new(Served { held, inner: self.0.clone() }));
+            return Some(Arc::new(Served { held, nar: *nar, inner: self.0.clone() }));
         }
         let fetching = self.0.fetching(nar)?;
         fetching.note_asker(peer);
         let progress = fetching.progress;
         let (root, list) = progress.list()?;
-        Some(Arc::new(Shared { progress, root, list, inner: self.0.clone() }))
+        Some(Arc::new(Shared { progress, nar: *nar, root, list, inner: self.0.clone() }))
     }
 }
 
@@ -96,6 +97,7 @@ impl Inner {
 /// A nar of the cache that a peer reads.
 struct Served {
     held: Arc<HeldNar>,
+    nar: NarHash,
     inner: Arc<Inner>,
 }
 
@@ -113,12 +115,17 @@ impl ServedNar for Served {
         self.inner.metrics.sent_to_peers_bytes.inc_by(bytes.len() as u64);
         Ok(Some(Frame { encoding: Encoding::Zstd, bytes }))
     }
+
+    fn vouchers(&self) -> Vec<Voucher> {
+        self.inner.vouching.given(&self.nar, self.held.root(), true)
+    }
 }
 
 /// A nar that is being fetched, and given to peers as far as it has come. Its pieces match a piece
 /// list that is not proved yet; who fetches it knows that from its not being complete.
 struct Shared {
     progress: Arc<Progress>,
+    nar: NarHash,
     root: Root,
     list: Arc<PieceList>,
     inner: Arc<Inner>,
@@ -159,5 +166,9 @@ impl ServedNar for Shared {
             held.remove((self.inner.seed % u64::from(held.count())) as u32);
         }
         held
+    }
+
+    fn vouchers(&self) -> Vec<Voucher> {
+        self.inner.vouching.given(&self.nar, self.root, false)
     }
 }

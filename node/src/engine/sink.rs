@@ -12,7 +12,7 @@ use narswarm_protocol::piece::{PieceLayout, hash_piece};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 /// A new, checked piece.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub struct Piece {
     pub raw: Bytes,
     /// The zstd frame that it came as, if it did.
     pub frame: Option<Bytes>,
+    /// Its place in memory on the way here, free again once it is written and hashed.
+    pub _room: Option<OwnedSemaphorePermit>,
 }
 
 /// What the sink is told.

@@ -6,7 +6,7 @@ use super::progress::Progress;
 use super::{Holder, Inner};
 use crate::net::{FetchRequests, FetchResponses, Net, PeerError};
 use crate::store;
-use crate::upstream::{NarinfoReply, UpstreamError, UpstreamNar, ranked_sources};
+use crate::upstream::{NarinfoReply, UpstreamError, UpstreamNar, Upstreams, ranked_sources};
 use bytes::{Bytes, BytesMut};
 use libp2p::PeerId;
 use narswarm_protocol::fetch::{Fault, SourceId};
@@ -17,7 +17,7 @@ use narswarm_protocol::piece::{PieceLayout, PieceList, hash_piece};
 use narswarm_protocol::wire::fetch::{Encoding, FetchRequest, FetchResponse, Frame, RefusedReason};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 /// What the fetch wants of a peer.
@@ -53,6 +53,30 @@ pub const ORDERS: usize = 256;
 /// Pieces of one peer that are decoded at once: one a core and some in the queue.
 const DECODING: usize = 4;
 
+/// Octets of one permit of [`Room`]: pieces of 1 KiB take no less.
+const ROOM_UNIT_BYTES: usize = 1024;
+
+/// Room in memory for the pieces of one fetch between network and sink, however many sources
+/// there are. Whoever finds none leaves his pieces to the network, which then slows their sender.
+#[derive(Clone)]
+pub struct Room(Arc<Semaphore>);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(limits::FETCH_PIPELINE_BYTES / ROOM_UNIT_BYTES)))
+    }
+}
+
+impl Room {
+    /// Waits for room for a piece of `len` octets; one that is larger than all of it waits until
+    /// nothing else is on its way.
+    async fn take(&self, len: usize) -> OwnedSemaphorePermit {
+        let units = len.min(limits::FETCH_PIPELINE_BYTES).div_ceil(ROOM_UNIT_BYTES) as u32;
+        let taken = self.0.clone().acquire_many_owned(units.max(1)).await;
+        taken.expect("this semaphore is never closed")
+    }
+}
+
 /// A session is for one nar, so any number will do.
 const SLOT: u32 = 1;
 
@@ -70,6 +94,8 @@ pub struct PeerTask {
     pub layout: PieceLayout,
     /// Octets that have come so far, whole pieces or not.
     pub moved: Arc<AtomicU64>,
+    /// Shared by all sources of the fetch.
+    pub room: Room,
 }
 
 impl PeerTask {
@@ -131,15 +157,17 @@ impl PeerTask {
                 FetchResponse::Opened(opened) => {
                     let shown = Arc::new(opened.list);
                     list = Some(shown.clone());
-                    let (root, held) = (opened.root, opened.held);
-                    Event::Opened { id: self.id, root, list: shown, held }
+                    let (root, held, vouchers) = (opened.root, opened.held, opened.vouchers);
+                    Event::Opened { id: self.id, root, list: shown, held, vouchers }
                 }
                 FetchResponse::Piece { index, frame, .. } => {
                     let Some(list) = list.clone() else {
                         // The network lets no piece through before its list.
                         continue;
                     };
-                    let work = tokio::task::spawn_blocking(move || decode(&list, index, frame));
+                    let room = self.room.take(self.layout.piece_len(index)).await;
+                    let work =
+                        tokio::task::spawn_blocking(move || decode(&list, index, frame, room));
                     if decoding.send((index, work)).await.is_err() {
                         return Ok(());
                     }
@@ -186,15 +214,22 @@ pub struct Decoded {
     pub raw: Bytes,
     /// The zstd frame it came as, if it did.
     pub frame: Option<Bytes>,
+    /// Its place in memory.
+    pub room: OwnedSemaphorePermit,
 }
 
 /// Decodes a frame and checks it against the piece list; blocking.
-fn decode(list: &PieceList, index: u32, frame: Frame) -> Option<Decoded> {
+fn decode(
+    list: &PieceList,
+    index: u32,
+    frame: Frame,
+    room: OwnedSemaphorePermit,
+) -> Option<Decoded> {
     let piece = match frame.encoding {
-        Encoding::Raw => Decoded { raw: frame.bytes, frame: None },
+        Encoding::Raw => Decoded { raw: frame.bytes, frame: None, room },
         Encoding::Zstd => {
             let raw = store::decode_frame(&frame.bytes, list.layout().piece_len(index)).ok()?;
-            Decoded { raw: raw.into(), frame: Some(frame.bytes) }
+            Decoded { raw: raw.into(), frame: Some(frame.bytes), room }
         }
     };
     list.matches(index, &piece.raw).then_some(piece)
@@ -221,16 +256,24 @@ pub async fn run_upstream(
     let _ = events.send(Event::UpstreamEnded { error: outcome.err() }).await;
 }
 
-/// Finds where upstream keeps the nar, by its narinfo there, and opens it; the servers in turn.
+/// Opens the nar where upstream said that it keeps it when it gave the narinfo; else finds where,
+/// by its narinfo there, the servers in turn.
 async fn open_upstream(
     engine: &Inner,
     narinfo: &VerifiedNarinfo,
 ) -> Result<Option<UpstreamNar>, UpstreamError> {
     let Some(upstreams) = &engine.upstreams else { return Ok(None) };
+    let hash = narinfo.item().hash();
+    let known = engine.known.get(&hash);
+    if let Some(known) = known.filter(|known| known.narinfo.nar_hash() == narinfo.nar_hash())
+        && let Some(upstream) = known.upstream
+        && let Ok(nar) = open_at(upstreams, upstream, &known.narinfo).await
+    {
+        return Ok(Some(nar));
+    }
     let mut last = None;
     let mut turn = 0;
     while turn < upstreams.len() {
-        let hash = narinfo.item().hash();
         let (upstream, body) = match upstreams.narinfos_from(turn, vec![hash]).next().await {
             Some((_, NarinfoReply::Found { upstream, body })) => (upstream, body),
             Some((_, NarinfoReply::Failed(error))) => return Err(error),
@@ -242,20 +285,35 @@ async fn open_upstream(
             .and_then(|theirs| theirs.verify(&engine.acl.load()).ok())
             .filter(|theirs| theirs.nar_hash() == narinfo.nar_hash());
         let Some(theirs) = theirs else { continue };
-        for source in ranked_sources(theirs.sources()) {
-            match upstreams.nar(upstream, source, narinfo.nar_size()).await {
-                Ok(nar) => return Ok(Some(nar)),
-                Err(error) => {
-                    let elsewhere = error.is_not_here();
-                    last = Some(error);
-                    if !elsewhere {
-                        break;
-                    }
+        match open_at(upstreams, upstream, &theirs).await {
+            Ok(nar) => return Ok(Some(nar)),
+            Err(error) => last = error.or(last),
+        }
+    }
+    last.map_or(Ok(None), Err)
+}
+
+/// Opens a nar at one server, by one of the URLs in this server's own narinfo. The error is absent
+/// when there is no URL that can be used.
+async fn open_at(
+    upstreams: &Upstreams,
+    upstream: usize,
+    theirs: &VerifiedNarinfo,
+) -> Result<UpstreamNar, Option<UpstreamError>> {
+    let mut last = None;
+    for source in ranked_sources(theirs.sources()) {
+        match upstreams.nar(upstream, source, theirs.nar_size()).await {
+            Ok(nar) => return Ok(nar),
+            Err(error) => {
+                let elsewhere = error.is_not_here();
+                last = Some(error);
+                if !elsewhere {
+                    break;
                 }
             }
         }
     }
-    last.map_or(Ok(None), Err)
+    Err(last)
 }
 
 /// Cuts upstream's stream into pieces.

@@ -9,6 +9,7 @@ use narswarm_protocol::hash::{NarHash, Root};
 use narswarm_protocol::piece::PieceList;
 use narswarm_protocol::piece_set::PieceSet;
 use narswarm_protocol::store_path::StoreHash;
+use narswarm_protocol::voucher::Voucher;
 use narswarm_protocol::wire::fetch::Frame;
 use std::io;
 use std::sync::Arc;
@@ -52,5 +53,10 @@ pub trait ServedNar: Send + Sync {
     /// has been added. Must be quick: unlike the rest it is also called on asynchronous threads.
     fn held(&self) -> PieceSet {
         PieceSet::all(self.list().layout().piece_count())
+    }
+
+    /// Who vouches for the root, as far as others should know.
+    fn vouchers(&self) -> Vec<Voucher> {
+        Vec::new()
     }
 }

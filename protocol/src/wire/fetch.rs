@@ -16,10 +16,11 @@ use super::{Message, WireError, read_body, write_body};
 use crate::hash::{NarHash, PieceHash, Root};
 use crate::limits::{
     MAX_FETCH_SMALL_BODY_BYTES, MAX_HAVE_BODY_BYTES, MAX_HAVE_RANGES, MAX_NAR_BYTES,
-    MAX_OPENED_BODY_BYTES, MAX_PIECES,
+    MAX_OPENED_BODY_BYTES, MAX_PIECES, MAX_VOUCHERS,
 };
 use crate::piece::{PieceLayout, PieceList};
 use crate::piece_set::PieceSet;
+use crate::voucher::Voucher;
 use bytes::Bytes;
 
 /// The name under which libp2p negotiates this protocol.
@@ -159,6 +160,8 @@ pub struct Opened {
     pub list: PieceList,
     /// Which pieces the holder can give now.
     pub held: PieceSet,
+    /// Who vouches for the root: unchecked.
+    pub vouchers: Vec<Voucher>,
 }
 
 /// What precedes the octets of a piece.
@@ -353,7 +356,7 @@ impl Message for FetchReply {
 }
 
 fn decode_opened(body: body::Opened) -> Result<FetchReply, WireError> {
-    let body::Opened { slot, root, nar_size, list, held } = body;
+    let body::Opened { slot, root, nar_size, list, held, vouchers } = body;
     let layout = PieceLayout::new(nar_size);
     let wrong = |field, found: usize, limit: u64| {
         let found = found as u64;
@@ -379,17 +382,22 @@ fn decode_opened(body: body::Opened) -> Result<FetchReply, WireError> {
     let Some(held) = held else {
         return wrong("the bitfield of available pieces", 0, count.into());
     };
-    Ok(FetchReply::Opened(Opened { slot, root, list: list_read, held }))
+    let (vouchers, rest) = vouchers.as_chunks::<{ Voucher::BYTES }>();
+    at_most::<FetchReply>("octets after the last voucher", rest.len() as u64, 0)?;
+    at_most::<FetchReply>("the number of vouchers", vouchers.len() as u64, MAX_VOUCHERS as u64)?;
+    let vouchers = vouchers.iter().map(Voucher::from_bytes).collect();
+    Ok(FetchReply::Opened(Opened { slot, root, list: list_read, held, vouchers }))
 }
 
 fn encode_opened(opened: &Opened, out: &mut Vec<u8>) -> u8 {
-    let Opened { slot, root, list, held } = opened;
+    let Opened { slot, root, list, held, vouchers } = opened;
     let body = body::Opened {
         slot: *slot,
         root: *root,
         nar_size: list.layout().nar_size(),
         list: list.hashes().iter().flat_map(|hash| hash.0).collect(),
         held: (!held.is_all()).then(|| held.as_bits().to_vec()),
+        vouchers: vouchers.iter().flat_map(Voucher::to_bytes).collect(),
     };
     write_body(&body, out);
     kind::OPENED

@@ -8,6 +8,7 @@ use crate::limits::{MAX_HAVE_RANGES, MAX_NARINFO_BYTES, MAX_PIECES, MAX_QUERY_HA
 use crate::piece::{PieceLayout, PieceList};
 use crate::piece_set::PieceSet;
 use crate::store_path::StoreHash;
+use crate::voucher::Voucher;
 use proptest::prelude::*;
 use std::fmt::Debug;
 
@@ -40,7 +41,7 @@ fn opened(nar_size: u64, held: impl FnOnce(u32) -> PieceSet) -> FetchReply {
     let hashes = (0..layout.piece_count()).map(|i| PieceHash([i as u8; 32])).collect();
     let list = PieceList::new(layout, hashes).expect("as many as pieces");
     let held = held(layout.piece_count());
-    FetchReply::Opened(Opened { slot: 1, root: Root([9; 32]), list, held })
+    FetchReply::Opened(Opened { slot: 1, root: Root([9; 32]), list, held, vouchers: Vec::new() })
 }
 
 #[test]
@@ -98,6 +99,16 @@ fn the_octets_of_fetch_replies_stay() {
             "0909090909617a01616c582000000000000000000000000000000000000000000000000000000000",
             "0000000061614100",
         ),
+    );
+    let FetchReply::Opened(vouched) = opened(1, PieceSet::all) else { unreachable!("just made") };
+    let voucher = Voucher::from_bytes(&[5; Voucher::BYTES]);
+    let head = "000000b911a561730161725820";
+    let root = "0909090909090909090909090909090909090909090909090909090909090909";
+    let list = "0000000000000000000000000000000000000000000000000000000000000000";
+    let vouchers = "05".repeat(Voucher::BYTES);
+    golden(
+        &FetchReply::Opened(Opened { vouchers: vec![voucher], ..vouched }),
+        &format!("{head}{root}617a01616c5820{list}61765860{vouchers}"),
     );
     golden(
         &FetchReply::Refused { slot: 1, reason: RefusedReason::Busy },

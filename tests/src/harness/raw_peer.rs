@@ -81,7 +81,13 @@ pub fn holds(holding: &Holding) -> Speech<QueryRequest> {
 pub fn opened(holding: &Holding, slot: u32) -> FetchReply {
     let list = holding.piece_list();
     let held = PieceSet::all(list.layout().piece_count());
-    FetchReply::Opened(Opened { slot, root: list.root(&holding.narinfo.nar_hash()), list, held })
+    FetchReply::Opened(Opened {
+        slot,
+        root: list.root(&holding.narinfo.nar_hash()),
+        list,
+        held,
+        vouchers: Vec::new(),
+    })
 }
 
 /// Messages as they travel.

@@ -123,6 +123,32 @@ async fn a_false_piece_list_costs_time_and_not_twice() {
     guix.gets_nar(&holding).await;
 }
 
+/// Two who agree on a lie are more than one who is honest; the word of the one who is believed
+/// counts for more than theirs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn liars_who_agree_are_outdone_by_the_voucher_of_a_believed_peer() {
+    let stage = Stage::new();
+    let mut mirror = Mirror::create(stage.path("mirror"), 4);
+    let holding = mirror.add("hello-2.12.1", SIZE, &[Compression::Zstd]);
+    let key = mirror.key_file();
+    stage.import("seed", &key, &[mirror.root()]).await.well();
+    let seed = stage.node("seed").acl(&key).start().await;
+    let first = Liar::start(Lie::OtherNar, std::slice::from_ref(&holding)).await;
+    let second = Liar::start(Lie::OtherNar, std::slice::from_ref(&holding)).await;
+    let seed_id = seed.peer_address().rsplit('/').next().expect("a peer id").to_owned();
+    let spec = stage.node("b").acl(&key).arg("--voucher-key").arg(seed_id);
+    let node = [seed.peer_address(), &first.address(), &second.address()]
+        .into_iter()
+        .fold(spec, |spec, address| spec.bootstrap(address))
+        .start()
+        .await;
+    node.has_peers(3).await;
+    let guix = Guix::new(node.http(), mirror.acl());
+    guix.gets_narinfos(std::slice::from_ref(&holding)).await;
+    guix.gets_nar(&holding).await;
+    assert!(first.seen().opens() + second.seen().opens() > 0, "the liars were asked");
+}
+
 fn piece(slot: u32, index: u32, octets: &[u8]) -> Vec<u8> {
     let len = octets.len() as u32;
     let head = PieceHead { slot, index, encoding: Encoding::Raw, len };
@@ -184,7 +210,13 @@ fn bad_fetches(holding: &Holding) -> Vec<(&'static str, Speech<FetchRequest>)> {
                 let mut root = list.root(&h.narinfo.nar_hash());
                 root.0[0] ^= 1;
                 let held = PieceSet::all(list.layout().piece_count());
-                encoded(&[FetchReply::Opened(Opened { slot, root, list, held })])
+                encoded(&[FetchReply::Opened(Opened {
+                    slot,
+                    root,
+                    list,
+                    held,
+                    vouchers: Vec::new(),
+                })])
             }),
         ),
         (
@@ -195,7 +227,13 @@ fn bad_fetches(holding: &Holding) -> Vec<(&'static str, Speech<FetchRequest>)> {
                 let list = piece_list(&other);
                 let root = list.root(&h.narinfo.nar_hash());
                 let held = PieceSet::all(list.layout().piece_count());
-                encoded(&[FetchReply::Opened(Opened { slot, root, list, held })])
+                encoded(&[FetchReply::Opened(Opened {
+                    slot,
+                    root,
+                    list,
+                    held,
+                    vouchers: Vec::new(),
+                })])
             }),
         ),
     ]

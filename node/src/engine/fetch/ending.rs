@@ -37,7 +37,12 @@ impl Driver {
     pub(super) fn failed(&mut self, failure: Failure) {
         let nar_hash = self.narinfo.nar_hash();
         let (cause, outcome) = match &failure {
-            Failure::NoSource => (Cause::NoSource, FetchOutcome::Failed),
+            Failure::NoSource => {
+                // Upstream spoke against a root and then gave no nar to judge by: its word is not
+                // worth doing without the swarm. guix gets this nar only when all of it is verified.
+                self.engine.acquit(nar_hash);
+                (Cause::NoSource, FetchOutcome::Failed)
+            }
             Failure::Mismatch { root, upstream } => {
                 if root.is_none() {
                     self.count(VerificationKind::Nar);
@@ -45,8 +50,7 @@ impl Driver {
                 if *upstream && root.is_none() {
                     warn!(item = %self.narinfo.item(), "upstream's nar doesn't have the signed hash");
                     // A root that was set aside because upstream spoke against it was right.
-                    if self.engine.condemned.contains_key(&nar_hash) {
-                        self.engine.condemned.invalidate(&nar_hash);
+                    if self.engine.acquit(nar_hash) {
                         self.engine.bad_upstream.insert(nar_hash, ());
                     }
                 }
@@ -56,7 +60,7 @@ impl Driver {
             // upstream gives doesn't hash right then, it is upstream that is left out.
             Failure::Contradiction { root } => {
                 if let Some(root) = root {
-                    self.engine.condemn(nar_hash, *root);
+                    self.engine.condemn(nar_hash, *root, false);
                 }
                 (Cause::Mismatch, FetchOutcome::Mismatch)
             }

@@ -18,7 +18,20 @@ use tracing::debug;
 pub(super) const VERIFIED_AT_ONCE: usize = 32;
 
 /// What somebody says of an item.
-pub(super) type Offer = (StoreHash, Bytes);
+#[derive(Debug, Clone)]
+pub(super) struct Offer {
+    pub hash: StoreHash,
+    pub narinfo: Bytes,
+    /// The substitute server that says it.
+    pub upstream: Option<usize>,
+}
+
+impl Offer {
+    /// What a peer or this node's disk says.
+    pub fn new(hash: StoreHash, narinfo: Bytes) -> Self {
+        Self { hash, narinfo, upstream: None }
+    }
+}
 
 /// What became of an offer.
 pub(super) struct Verdict {
@@ -33,13 +46,13 @@ pub(super) struct Verdict {
 pub(super) fn believe(inner: &Inner, offers: &[Offer]) -> Vec<Verdict> {
     let mut verdicts = Vec::with_capacity(offers.len());
     let (mut candidates, mut positions) = (Vec::new(), Vec::new());
-    for (hash, bytes) in offers {
+    for Offer { hash, narinfo, upstream } in offers {
         let known = inner.known.get(hash);
         if known.is_none() {
-            match UnverifiedNarinfo::parse(bytes) {
+            match UnverifiedNarinfo::parse(narinfo) {
                 Ok(narinfo) => {
                     candidates.push(narinfo);
-                    positions.push(verdicts.len());
+                    positions.push((verdicts.len(), *upstream));
                 }
                 Err(error) => refuse(inner, hash, &error.to_string()),
             }
@@ -47,12 +60,12 @@ pub(super) fn believe(inner: &Inner, offers: &[Offer]) -> Vec<Verdict> {
         verdicts.push(Verdict { hash: *hash, known, is_new: false });
     }
     let judged = UnverifiedNarinfo::verify_all(candidates, &inner.acl.load());
-    for (position, verdict) in positions.into_iter().zip(judged) {
+    for ((position, upstream), verdict) in positions.into_iter().zip(judged) {
         let Verdict { hash, known, is_new } = &mut verdicts[position];
         let checked = verdict.map_err(|refusal| refusal.to_string());
         match checked.and_then(|narinfo| fitting(inner, hash, narinfo)) {
             Ok(narinfo) => {
-                let believed = Arc::new(Known::new(narinfo));
+                let believed = Arc::new(Known::new(narinfo, upstream));
                 inner.known.insert(*hash, believed.clone());
                 (*known, *is_new) = (Some(believed), true);
             }

@@ -1,7 +1,7 @@
 //! Whom a search asks: upstream, the nearest peers, and whoever the DHT names.
 
 use super::super::{Holder, Inner};
-use super::believe::{Judgements, VERIFIED_AT_ONCE, Verdict};
+use super::believe::{Judgements, Offer, VERIFIED_AT_ONCE, Verdict};
 use super::search::{HEARD, Heard};
 use crate::net::{Held, Net};
 use crate::upstream::NarinfoReply;
@@ -40,7 +40,10 @@ pub(super) async fn ask_upstream(
                 let mut offers = Vec::with_capacity(count);
                 for (hash, reply) in arrived.drain(..) {
                     match reply {
-                        NarinfoReply::Found { body, .. } => offers.push((hash, body)),
+                        NarinfoReply::Found { upstream, body } => {
+                            let upstream = Some(upstream);
+                            offers.push(Offer { hash, narinfo: body, upstream });
+                        }
                         other => {
                             if say.send(Heard::Upstream(hash, other)).await.is_err() {
                                 return;
@@ -181,7 +184,8 @@ async fn query(
         if !judgements.has_room() {
             verdicts.extend(judgements.next().await.unwrap_or_default());
         }
-        judgements.begin(part.iter().map(|(hash, held)| (*hash, held.narinfo.clone())).collect());
+        let offers = part.iter().map(|(hash, held)| Offer::new(*hash, held.narinfo.clone()));
+        judgements.begin(offers.collect());
     }
     while let Some(more) = judgements.next().await {
         verdicts.extend(more);

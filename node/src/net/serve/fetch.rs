@@ -207,9 +207,12 @@ fn open(
         return refuse(RefusedReason::SizeDiffers);
     }
     let (root, held) = (nar.root(), nar.held());
-    let open = OpenNar { nar, told: held.clone() };
-    burst.push(Outgoing::Reply(FetchReply::Opened(Opened { slot, root, list, held })));
+    let told = held.clone();
+    let vouchers = nar.vouchers();
+    let opened = Opened { slot, root, list, held, vouchers };
+    burst.push(Outgoing::Reply(FetchReply::Opened(opened)));
     let again = queue.lock().has_open(&nar_hash);
+    let open = OpenNar { nar, told };
     let number = session.asker.number(nar_hash, layout, again);
     let wanted = queue.lock().opened(slot, &nar_hash, number, open);
     match wanted {

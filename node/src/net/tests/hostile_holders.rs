@@ -213,7 +213,7 @@ fn open(nar: &TestNar, count: u32) -> FetchRequest {
 
 fn opened(nar: &TestNar) -> FetchReply {
     let (root, list, held) = (nar.root(), nar.list().clone(), nar.held());
-    FetchReply::Opened(Opened { slot: 1, root, list, held })
+    FetchReply::Opened(Opened { slot: 1, root, list, held, vouchers: Vec::new() })
 }
 
 /// The octets of a piece as they should be.
@@ -260,7 +260,8 @@ async fn impossible_fetch_replies_are_faults() {
     let mut lie = nar.root();
     lie.0[0] ^= 1;
     let (list, held) = (nar.list().clone(), nar.held());
-    let wrong_root = FetchReply::Opened(Opened { slot: 1, root: lie, list, held });
+    let wrong_root =
+        FetchReply::Opened(Opened { slot: 1, root: lie, list, held, vouchers: Vec::new() });
     let other = TestNar::new(4 * MIN_PIECE_BYTES as usize, 1);
     let refused = FetchReply::Refused { slot: 1, reason: RefusedReason::Busy };
     let cases: Vec<(&str, Vec<u8>)> = vec![

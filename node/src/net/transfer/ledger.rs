@@ -273,7 +273,7 @@ mod tests {
         let hashes = vec![PieceHash([0; 32]); layout.piece_count() as usize];
         let list = PieceList::new(layout, hashes).expect("list");
         let held = PieceSet::all(layout.piece_count());
-        Opened { slot: 1, root: list.root(&NAR), list, held }
+        Opened { slot: 1, root: list.root(&NAR), list, held, vouchers: Vec::new() }
     }
 
     fn piece(index: u32) -> FetchReply {

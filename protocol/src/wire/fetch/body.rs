@@ -2,7 +2,7 @@
 //!
 //! `s` slot, `h` nar hash, `z` nar size, `f` first piece, `c` count, `w` why, `r` root,
 //! `l` piece list, `a` available pieces, `i` index, `e` encoding, `n` octets that follow,
-//! `g` gained ranges.
+//! `g` gained ranges, `v` vouchers.
 
 use crate::hash::{NarHash, Root};
 use serde::{Deserialize, Serialize};
@@ -51,6 +51,10 @@ pub struct Opened {
     #[serde(rename = "a", default, with = "serde_bytes")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held: Option<Vec<u8>>,
+    /// One after the other; absent when there are none.
+    #[serde(rename = "v", default, with = "serde_bytes")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub vouchers: Vec<u8>,
 }
 
 #[derive(Serialize, Deserialize)]
