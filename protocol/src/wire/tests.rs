@@ -102,7 +102,7 @@ fn the_octets_of_fetch_replies_stay() {
     );
     let FetchReply::Opened(vouched) = opened(1, PieceSet::all) else { unreachable!("just made") };
     let voucher = Voucher::from_bytes(&[5; Voucher::BYTES]);
-    let head = "000000b911a561730161725820";
+    let head = "000000b411a561730161725820";
     let root = "0909090909090909090909090909090909090909090909090909090909090909";
     let list = "0000000000000000000000000000000000000000000000000000000000000000";
     let vouchers = "05".repeat(Voucher::BYTES);
