@@ -17,7 +17,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Join the swarm and serve substitutes on a local URL.
-    Run(cmd::run::RunArgs),
+    Run(Box<cmd::run::RunArgs>),
     /// Take in the narinfos and nars of static mirror directories.
     Import(cmd::import::ImportArgs),
     /// Say what the node on a data directory is doing.
@@ -37,7 +37,7 @@ impl Cli {
     /// Whatever went wrong, worded for the person at the terminal.
     pub fn run(self) -> anyhow::Result<std::process::ExitCode> {
         match self.command {
-            Command::Run(args) => cmd::run::run(args),
+            Command::Run(args) => cmd::run::run(*args),
             Command::Import(args) => cmd::import::run(args),
             Command::Status(args) => cmd::status::run(args),
             Command::Check(args) => cmd::check::run(args, &mut std::io::stdout().lock()),

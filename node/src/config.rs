@@ -124,6 +124,12 @@ pub struct NodeArgs {
     /// Don't look for peers on the local network.
     #[arg(long)]
     pub no_mdns: bool,
+    /// Address at which others reach this node, such as that of a forwarded port. Repeatable.
+    #[arg(long, env = "NARSWARM_EXTERNAL", value_delimiter = ',', value_name = "MULTIADDR")]
+    pub external: Vec<Multiaddr>,
+    /// Don't ask the router for a port.
+    #[arg(long)]
+    pub no_upnp: bool,
     /// Substitute server to fall back on [default: Guix's build farms]. Repeatable, in order.
     #[arg(long, env = "NARSWARM_UPSTREAM", value_delimiter = ',', value_name = "URL")]
     pub upstream: Vec<Url>,
@@ -163,6 +169,10 @@ struct FileConfig {
     bootstrap: Option<Vec<Multiaddr>>,
     default_bootstrap: Option<bool>,
     mdns: Option<bool>,
+    external: Option<Vec<Multiaddr>>,
+    upnp: Option<bool>,
+    traverse_nat: Option<bool>,
+    relay: Option<bool>,
     upstreams: Option<Vec<Url>>,
     upstream_mode: Option<ModeName>,
     acl: Option<Vec<PathBuf>>,
@@ -194,6 +204,15 @@ pub struct Config {
     pub default_bootstrap: bool,
     /// Whether peers are looked for on the local network.
     pub mdns: bool,
+    /// Addresses at which others reach this node, such as that of a forwarded port.
+    pub external: Vec<Multiaddr>,
+    /// Whether the router is asked for a port.
+    pub upnp: bool,
+    /// Whether to find out if others can reach this node, and to be reached through relays and holes
+    /// in NATs if they can't.
+    pub traverse_nat: bool,
+    /// Whether to help those whom nobody reaches, within bounds, once others can reach this node.
+    pub relay: bool,
     /// Substitute servers to fall back on, in order; none when empty.
     pub upstreams: Vec<Url>,
     /// How swarm and upstream share the work.
@@ -247,6 +266,10 @@ impl Config {
             bootstrap: list(&node.bootstrap, file.bootstrap, Vec::new),
             default_bootstrap: !node.no_default_bootstrap && file.default_bootstrap.unwrap_or(true),
             mdns: !node.no_mdns && file.mdns.unwrap_or(true),
+            external: list(&node.external, file.external, Vec::new),
+            upnp: !node.no_upnp && file.upnp.unwrap_or(true),
+            traverse_nat: file.traverse_nat.unwrap_or(true),
+            relay: file.relay.unwrap_or(true),
             upstreams,
             upstream_mode: node.upstream_mode.or(file.upstream_mode).unwrap_or_default(),
             acl: list(&acl.acl, file.acl, Vec::new),

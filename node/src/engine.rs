@@ -377,7 +377,7 @@ impl Backend for Engine {
             http: inner.http.get().map(ToString::to_string).unwrap_or_default(),
             listen: net.map(|n| text(n.listen_addresses())).unwrap_or_default(),
             external: net.map(|n| text(n.external_addresses())).unwrap_or_default(),
-            nat: "unknown".to_owned(),
+            nat: net.map(Net::nat).unwrap_or_default().as_str().to_owned(),
             peers: PeerCounts {
                 connected: net.map_or(0, |n| n.connected().len() as u64),
                 known: net.map_or(0, |n| n.known_peers() as u64),

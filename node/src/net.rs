@@ -5,8 +5,9 @@
 //! holders ([`Net::routing`]). It persists nothing, decides nothing about items, and verifies no
 //! content: what it returns is within its bounds and was asked for, no more.
 //!
-//! - below: `transport`, `tls`, `yamux`, `pacing` (TCP before QUIC);
+//! - below: `transport`, `tls`, `yamux`, `pacing` (TCP before QUIC before relays);
 //! - who and where: `behaviour`, `swarm` (the task), `book`, [`peers`], `dialing`, [`routing`];
+//! - [`reach`]: how others reach this node, whatever its NAT does, and what may be dialled;
 //! - conversations: `streams`, `messages`, `query` and [`transfer`] (asking), `serve`.
 
 mod behaviour;
@@ -20,6 +21,7 @@ mod messages;
 mod pacing;
 pub mod peers;
 mod query;
+pub mod reach;
 pub mod responder;
 pub mod routing;
 mod serve;
@@ -34,11 +36,12 @@ pub mod transfer;
 mod transport;
 mod yamux;
 
-pub use config::{NetConfig, NetTiming};
+pub use config::{NetConfig, NetTiming, ReachConfig};
 pub use counters::NetCounters;
 pub use error::{Fault, NetError, PeerError};
 pub use events::NetEvent;
 pub use peers::PeerInfo;
+pub use reach::Nat;
 pub use responder::{Held, Responder, ServedNar};
 pub use routing::{Provider, ProviderKey, Routing, RoutingError};
 pub use streams::Counters as StreamCounters;
@@ -53,10 +56,12 @@ use libp2p::core::transport::ListenerId;
 use libp2p::core::upgrade::Version;
 use libp2p::multiaddr::Protocol as Segment;
 use libp2p::swarm::{self as libp2p_swarm, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, Swarm};
+use libp2p::{Multiaddr, PeerId, Swarm, relay};
 use narswarm_protocol::limits::MAX_CONNECTION_STREAMS;
 use narswarm_protocol::store_path::StoreHash;
 use parking_lot::Mutex;
+use reach::guard::Guard;
+use reach::upkeep::Reaching;
 use routing::kad::{KadRouting, Lookups};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -114,8 +119,14 @@ impl Net {
         let (timing, upload) = (config.timing.clone(), config.upload);
         let server = Arc::new(serve::Server::new(responder, upload, timing, counters.clone()));
         let acceptor = Arc::new(serve::Acceptor(server.clone()));
-        let (behaviour, control) = behaviour::Behaviour::new(&config, book.clone(), acceptor);
-        let transport = transport::build(&config.keypair)?;
+        let guard = Guard::default();
+        let known = config.known_peers.iter().flat_map(|(_, addresses)| addresses);
+        config.bootstrap.iter().chain(known).for_each(|address| guard.allow(address));
+        let (relayed, relay_client) =
+            config.reach.traverse.then(|| relay::client::new(peer)).unzip();
+        let transport = transport::build(&config.keypair, &guard, relayed)?;
+        let (behaviour, control) =
+            behaviour::Behaviour::new(&config, book.clone(), acceptor, relay_client);
         let swarm = Swarm::new(transport, behaviour, peer, swarm_config(&config.timing));
 
         let (commands, receiver) = mpsc::channel(COMMANDS);
@@ -129,11 +140,15 @@ impl Net {
             control: control.clone(),
             dialing: Dialing::new(&config.bootstrap, known, config.timing.redial, Instant::now()),
             lookups: Lookups::new(peer, table.clone()),
+            reaching: Reaching::new(&config, guard),
             kept: Task::kept_peers(),
             events,
             commands: receiver,
         };
         listen(&mut task, &config.listen).await?;
+        for address in &config.reach.external {
+            task.swarm.add_external_address(address.clone());
+        }
         let task = Mutex::new(Some(tokio::spawn(task.run())));
         let routing = Arc::new(KadRouting::new(commands.clone(), table, config.timing.find));
         let (timing, download) = (config.timing, config.download);
@@ -167,7 +182,13 @@ impl Net {
         listen.into_iter().map(|address| address.with(Segment::P2p(self.0.peer))).collect()
     }
 
-    /// The addresses at which others have confirmed to reach this node.
+    /// What is known of how others reach this node.
+    #[must_use]
+    pub fn nat(&self) -> Nat {
+        self.0.view.lock().nat
+    }
+
+    /// The addresses at which others reach this node, some of them those of relays.
     #[must_use]
     pub fn external_addresses(&self) -> Vec<Multiaddr> {
         self.0.view.lock().external.clone()

@@ -6,7 +6,7 @@ use crate::control;
 use crate::engine::{Engine, EngineConfig, announce_all};
 use crate::http::{self, Backend, HttpConfig, StatusReport};
 use crate::metrics::Metrics;
-use crate::net::{Net, NetConfig, NetError};
+use crate::net::{Net, NetConfig, NetError, ReachConfig};
 use crate::rate::DownloadLimit;
 use crate::store::{DataDir, RunInfo, Store, StoreConfig};
 use crate::upstream::{UpstreamConfig, Upstreams, UpstreamsError};
@@ -211,6 +211,13 @@ async fn start_net(
     net.known_peers = store.load_peers().unwrap_or_default();
     net.mdns = config.mdns;
     net.server = config.role != Role::Proxy;
+    net.reach = ReachConfig {
+        traverse: config.traverse_nat,
+        upnp: config.upnp,
+        help: config.relay,
+        external: config.external.clone(),
+        ..ReachConfig::default()
+    };
     net.upload.rate = config.upload_rate.bytes_per_second();
     net.upload.per_peer_rate = config.upload_rate_per_peer.bytes_per_second();
     net.download = download;

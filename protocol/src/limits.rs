@@ -362,6 +362,76 @@ pub const MAX_PENDING_INCOMING: u32 = 64;
 /// Most attempts to connect at once, for the same reason, with the lookups of the DHT in mind.
 pub const MAX_PENDING_OUTGOING: u32 = 128;
 
+/// Relays at which a node that others cannot reach has a place: one may go, and another is in use
+/// at once.
+pub const RELAYS_WANTED: usize = 2;
+
+/// Peers at other addresses that a node which others cannot reach keeps a QUIC connection with: what
+/// they see of it tells what its NAT does, and two are the least that can differ.
+pub const OBSERVERS_WANTED: usize = 2;
+
+/// Most nodes that have a place at this node's relay; each keeps one connection.
+pub const MAX_RELAY_RESERVATIONS: usize = 128;
+
+/// Most conversations that this node relays at once. Most end within seconds, when a direct
+/// connection has been made.
+pub const MAX_RELAY_CIRCUITS: usize = 32;
+
+/// Most of them from or to one peer.
+pub const MAX_RELAY_CIRCUITS_PER_PEER: usize = 4;
+
+/// Octets that one relayed conversation may carry each way: a median nar thirty times over. Whoever
+/// wants more of somebody who cannot be reached otherwise asks again, and others get their turn.
+pub const MAX_RELAY_CIRCUIT_BYTES: u64 = 16 << 20;
+
+/// How long one relayed conversation may last: what 16 MiB take at 30 kB/s.
+pub const MAX_RELAY_CIRCUIT_TIME: std::time::Duration = std::time::Duration::from_secs(600);
+
+/// How long a fetch waits for a direct connection with a peer that is reached through a relay.
+/// Punching through two NATs takes a round trip through the relay and one straight, or fails.
+pub const PUNCH_PATIENCE: std::time::Duration = std::time::Duration::from_secs(3);
+
+/// How long a relayed connection stays beside a direct one: what is under way on it may end.
+pub const RELAYED_GRACE: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Addresses that this node remembers to have sent something to: who knocks from another one proves
+/// that strangers can. At some 50 octets each 400 kB.
+pub const MAX_CONTACTED_ADDRESSES: usize = 8192;
+
+/// Addresses on this machine and network that may be dialled although strangers far away are
+/// connected.
+pub const MAX_NEAR_ADDRESSES: usize = 4096;
+
+/// What others say of this node's address: so many of them are remembered for each transport.
+pub const MAX_OBSERVATIONS: usize = 16;
+
+/// Most connections that peers of one network (a /24 of IPv4, a /48 of IPv6) have made to this node:
+/// a university behind one address may need tens, and an attacker with one network gets a twelfth of
+/// all places. Peers on this machine and on private networks are not counted.
+pub const MAX_INCOMING_PER_NETWORK: usize = 32;
+
+/// Most connections that this node has made to peers of one network.
+pub const MAX_OUTGOING_PER_NETWORK: usize = 32;
+
+/// Most connections over relays that others have made to this node: their networks aren't seen.
+pub const MAX_INCOMING_RELAYED: usize = 64;
+
+/// Attempts to connect that one network may make at once, and in each second afterwards: far above
+/// what peers do that are like us, and little work.
+pub const INCOMING_BURST_PER_NETWORK: u32 = 64;
+/// See [`INCOMING_BURST_PER_NETWORK`].
+pub const INCOMING_PER_SECOND_PER_NETWORK: u32 = 4;
+
+/// Networks whose attempts are counted; the one that was quiet for longest is forgotten.
+pub const MAX_COUNTED_NETWORKS: usize = 4096;
+
+/// Most nodes of one network in one bucket of the DHT's table, and in all of it. A bucket has room
+/// for 20, so that whoever has one network cannot stand between this node and a part of the key
+/// space.
+pub const MAX_BUCKET_NODES_PER_NETWORK: usize = 2;
+/// See [`MAX_BUCKET_NODES_PER_NETWORK`].
+pub const MAX_TABLE_NODES_PER_NETWORK: usize = 8;
+
 /// Most peers whose addresses are remembered: 8 addresses of some 40 octets each, 1.5 MiB.
 pub const MAX_KNOWN_PEERS: usize = 4096;
 

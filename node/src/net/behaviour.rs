@@ -1,13 +1,17 @@
 //! What this node does on the network, put together.
 
-use super::book::Book;
+use super::book::{Book, Reach, reach};
 use super::config::NetConfig;
+use super::reach::probe::Probe;
 use super::routing::records::ProviderRecords;
 use super::streams::{self, Accept, Control};
 use libp2p::connection_limits::{self, ConnectionLimits};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::{StreamProtocol, allow_block_list, identify, kad, mdns, ping};
+use libp2p::{
+    Multiaddr, StreamProtocol, allow_block_list, autonat, dcutr, identify, kad, mdns, ping, relay,
+    upnp,
+};
 use narswarm_protocol::limits;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,11 +56,28 @@ pub struct Behaviour {
     pub kad: kad::Behaviour<ProviderRecords>,
     /// The local network.
     pub mdns: Toggle<mdns::tokio::Behaviour>,
+    /// Finds out where others can reach this node.
+    pub probe: Toggle<Probe>,
+    /// Tries the addresses of others.
+    pub trier: Toggle<autonat::v2::server::Behaviour>,
+    /// Is reached through relays.
+    pub relay_client: Toggle<relay::client::Behaviour>,
+    /// Relays for others.
+    pub relay_server: Toggle<relay::Behaviour>,
+    /// Turns relayed connections into direct ones.
+    pub dcutr: Toggle<dcutr::Behaviour>,
+    /// Asks the router for a port.
+    pub upnp: Toggle<upnp::tokio::Behaviour>,
 }
 
 impl Behaviour {
     /// The behaviours of a node with this configuration, which hands streams to `accept`.
-    pub fn new(config: &NetConfig, book: Book, accept: Arc<dyn Accept>) -> (Self, Control) {
+    pub fn new(
+        config: &NetConfig,
+        book: Book,
+        accept: Arc<dyn Accept>,
+        relay_client: Option<relay::client::Behaviour>,
+    ) -> (Self, Control) {
         let key = &config.keypair;
         let peer = key.public().to_peer_id();
         let (streams, control) = streams::Behaviour::new(accept, book);
@@ -68,6 +89,9 @@ impl Behaviour {
         let mut kad = kad::Behaviour::with_config(peer, ProviderRecords::new(peer), kad_config());
         let mode = if config.server { kad::Mode::Server } else { kad::Mode::Client };
         kad.set_mode(Some(mode));
+        let reach = &config.reach;
+        let traverses = relay_client.is_some();
+        let helps = reach.help && config.server;
         let behaviour = Self {
             limits: connection_limits::Behaviour::new(connection_limits()),
             banned: allow_block_list::Behaviour::default(),
@@ -76,6 +100,12 @@ impl Behaviour {
             ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL)),
             kad,
             mdns: mdns(config, peer).into(),
+            probe: traverses.then(|| Probe::new(reach.probe_interval)).into(),
+            trier: helps.then(autonat::v2::server::Behaviour::default).into(),
+            relay_client: relay_client.into(),
+            relay_server: helps.then(|| relay_server(peer)).into(),
+            dcutr: traverses.then(|| dcutr::Behaviour::new(peer)).into(),
+            upnp: wants_port(config).then(upnp::tokio::Behaviour::default).into(),
         };
         (behaviour, control)
     }
@@ -101,6 +131,27 @@ fn connection_limits() -> ConnectionLimits {
         .with_max_established_incoming(Some(limits::MAX_INCOMING_CONNECTIONS))
         .with_max_established(Some(limits::MAX_CONNECTIONS))
         .with_max_established_per_peer(Some(limits::MAX_CONNECTIONS_PER_PEER))
+}
+
+/// A relay that is closed until it is known that others reach this node.
+fn relay_server(peer: libp2p::PeerId) -> relay::Behaviour {
+    let config = relay::Config {
+        max_reservations: limits::MAX_RELAY_RESERVATIONS,
+        max_circuits: limits::MAX_RELAY_CIRCUITS,
+        max_circuits_per_peer: limits::MAX_RELAY_CIRCUITS_PER_PEER,
+        max_circuit_bytes: limits::MAX_RELAY_CIRCUIT_BYTES,
+        max_circuit_duration: limits::MAX_RELAY_CIRCUIT_TIME,
+        ..relay::Config::default()
+    };
+    let mut server = relay::Behaviour::new(peer, config);
+    server.set_status(Some(relay::Status::Disable));
+    server
+}
+
+/// Whether the router is to be asked for a port: no router forwards anything to the loopback.
+fn wants_port(config: &NetConfig) -> bool {
+    let beyond = |address: &Multiaddr| reach(address) != Some(Reach::Machine);
+    config.reach.upnp && config.listen.iter().any(beyond)
 }
 
 /// mDNS, if wanted and possible.

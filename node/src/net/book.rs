@@ -6,7 +6,7 @@ use libp2p::multiaddr::{Multiaddr, Protocol};
 use lru::LruCache;
 use narswarm_protocol::limits::{MAX_KNOWN_PEERS, MAX_PEER_ADDRESSES};
 use parking_lot::Mutex;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -35,15 +35,21 @@ pub fn reach(address: &Multiaddr) -> Option<Reach> {
     };
     let ip = ip.to_canonical();
     let near = match ip {
-        IpAddr::V4(ip) => ip.is_private() || ip.is_link_local(),
+        IpAddr::V4(ip) => ip.is_private() || ip.is_link_local() || is_shared(ip),
         IpAddr::V6(ip) => ip.is_unique_local() || ip.is_unicast_link_local(),
     };
     match ip {
+        IpAddr::V4(ip) if ip.octets()[0] == 0 || ip.octets()[0] >= 240 => None,
         _ if ip.is_unspecified() || ip.is_multicast() => None,
         _ if ip.is_loopback() => Some(Reach::Machine),
         _ if near => Some(Reach::Network),
         _ => Some(Reach::Everywhere),
     }
+}
+
+/// Whether an address is one of those that providers share among their customers (RFC 6598).
+fn is_shared(ip: Ipv4Addr) -> bool {
+    ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64
 }
 
 /// Whether an address that somebody names at a distance of `from` can be of use: a stranger far
@@ -132,6 +138,9 @@ mod tests {
         assert_eq!(of("/dns/ci.guix.gnu.org/tcp/1"), Some(Reach::Everywhere));
         assert_eq!(of("/ip4/0.0.0.0/tcp/1"), None);
         assert_eq!(of("/memory/1"), None);
+        assert_eq!(of("/ip4/100.64.0.1/tcp/1"), Some(Reach::Network));
+        assert_eq!(of("/ip4/100.128.0.1/tcp/1"), Some(Reach::Everywhere));
+        assert_eq!(of("/ip4/255.255.255.255/udp/1/quic-v1"), None);
         assert!(!is_plausible(&address("/ip4/127.0.0.1/tcp/22"), Reach::Network));
         assert!(is_plausible(&address("/ip4/127.0.0.1/tcp/22"), Reach::Machine));
     }

@@ -26,8 +26,41 @@ pub struct NetConfig {
     pub upload: UploadConfig,
     /// The cap on what is downloaded.
     pub download: DownloadLimit,
+    /// How others reach this node, and what it does for those whom nobody reaches.
+    pub reach: ReachConfig,
     /// Waits and rates.
     pub timing: NetTiming,
+}
+
+/// How others reach this node, and what it does for those whom nobody reaches.
+#[derive(Debug, Clone)]
+pub struct ReachConfig {
+    /// Whether to find out if others can reach this node, and to be reached through relays and
+    /// holes punched into NATs if they can't. Default true.
+    pub traverse: bool,
+    /// Whether to ask the router for a port (UPnP). Default false: it speaks to whatever router
+    /// there is, which a test has no business with.
+    pub upnp: bool,
+    /// Whether to help others to be reached, once it is known that this node can be: to try their
+    /// addresses (AutoNAT), and to relay, within bounds. Default true.
+    pub help: bool,
+    /// Addresses at which others reach this node, by the word of whoever runs it: ports forwarded
+    /// by a router, names. They are not tried.
+    pub external: Vec<Multiaddr>,
+    /// How often addresses that others have named are tried. Default 2 s.
+    pub probe_interval: Duration,
+}
+
+impl Default for ReachConfig {
+    fn default() -> Self {
+        Self {
+            traverse: true,
+            upnp: false,
+            help: true,
+            external: Vec::new(),
+            probe_interval: Duration::from_secs(2),
+        }
+    }
 }
 
 impl NetConfig {
@@ -43,6 +76,7 @@ impl NetConfig {
             server: true,
             upload: UploadConfig::default(),
             download: DownloadLimit::default(),
+            reach: ReachConfig::default(),
             timing: NetTiming::default(),
         }
     }

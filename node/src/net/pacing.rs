@@ -1,10 +1,12 @@
-//! TCP before QUIC: a head start for the transport that moves three times as much.
+//! TCP before QUIC before relays: a head start for what moves most.
 //!
 //! A peer is dialled at all its addresses at once and the first connection wins. On a fast path
-//! that would often be QUIC, which nothing but a NAT makes the better choice. So a QUIC attempt
-//! waits for [`HEAD_START`] while a TCP attempt to the same peer is under way, and not at all
-//! when there is none or it has failed.
+//! that would often be QUIC, which nothing but a NAT makes the better choice, or one through a relay
+//! beside which a direct one takes a moment longer. So a QUIC attempt waits for [`HEAD_START`] while
+//! a TCP attempt to the same peer is under way, and an attempt through a relay for
+//! [`DIRECT_HEAD_START`] while any direct one is; not at all when there is none or it has failed.
 
+use super::reach::{is_direct, is_quic};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use libp2p::PeerId;
@@ -17,13 +19,45 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
 
 /// How long QUIC waits for TCP: what happy eyeballs (RFC 8305) waits between attempts.
 const HEAD_START: Duration = Duration::from_millis(250);
 
-/// The TCP attempts under way.
+/// How long a relay waits for direct attempts: a round trip of the worst common links, and half as
+/// much again.
+const DIRECT_HEAD_START: Duration = Duration::from_millis(600);
+
+/// Ways to a peer, the best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Rank {
+    Tcp,
+    Quic,
+    Relay,
+}
+
+impl Rank {
+    fn of(address: &Multiaddr) -> Self {
+        match (is_direct(address), is_quic(address)) {
+            (false, _) => Self::Relay,
+            (true, true) => Self::Quic,
+            (true, false) => Self::Tcp,
+        }
+    }
+
+    /// What it gives way to, and how long.
+    fn betters(self) -> (&'static [Self], Duration) {
+        match self {
+            Self::Tcp => (&[], Duration::ZERO),
+            Self::Quic => (&[Self::Tcp], HEAD_START),
+            Self::Relay => (&[Self::Tcp, Self::Quic], DIRECT_HEAD_START),
+        }
+    }
+}
+
+/// The attempts under way.
 #[derive(Clone, Default)]
-struct Attempts(Arc<Mutex<HashMap<PeerId, Attempt>>>);
+struct Attempts(Arc<Mutex<HashMap<(PeerId, Rank), Attempt>>>);
 
 #[derive(Default)]
 struct Attempt {
@@ -34,21 +68,32 @@ struct Attempt {
 /// Counts as an attempt while it lives.
 struct Guard {
     attempts: Attempts,
-    peer: PeerId,
+    key: (PeerId, Rank),
 }
 
 impl Attempts {
-    fn begin(&self, peer: PeerId) -> Guard {
-        self.0.lock().entry(peer).or_default().count += 1;
-        Guard { attempts: self.clone(), peer }
+    fn begin(&self, peer: PeerId, rank: Rank) -> Guard {
+        let key = (peer, rank);
+        self.0.lock().entry(key).or_default().count += 1;
+        Guard { attempts: self.clone(), key }
     }
 
-    /// Waits while an attempt to this peer is under way, at most the head start.
-    async fn give_way(self, peer: PeerId) {
-        let over = self.0.lock().get(&peer).map(|attempt| attempt.over.clone().notified_owned());
-        if let Some(over) = over {
-            // Over or out of time: either way it is our turn.
-            let _ = tokio::time::timeout(HEAD_START, over).await;
+    /// The end of the attempts of a rank, if there are any.
+    fn end_of(&self, peer: PeerId, rank: Rank) -> Option<OwnedNotified> {
+        let attempts = self.0.lock();
+        attempts.get(&(peer, rank)).map(|attempt| attempt.over.clone().notified_owned())
+    }
+
+    /// Waits while a better attempt to this peer is under way, at most its head start.
+    async fn give_way(self, peer: PeerId, rank: Rank) {
+        let (betters, head_start) = rank.betters();
+        let deadline = tokio::time::Instant::now() + head_start;
+        for better in betters {
+            let over = self.end_of(peer, *better);
+            if let Some(over) = over {
+                // Over or out of time: either way it is our turn.
+                let _ = tokio::time::timeout_at(deadline, over).await;
+            }
         }
     }
 }
@@ -56,18 +101,18 @@ impl Attempts {
 impl Drop for Guard {
     fn drop(&mut self) {
         let mut attempts = self.attempts.0.lock();
-        if let Some(attempt) = attempts.get_mut(&self.peer) {
+        if let Some(attempt) = attempts.get_mut(&self.key) {
             attempt.count -= 1;
             if attempt.count == 0 {
                 attempt.over.notify_waiters();
-                attempts.remove(&self.peer);
+                attempts.remove(&self.key);
             }
         }
     }
 }
 
-/// A transport for both, which paces its attempts. All attempts of one dialling are begun before
-/// any is polled, so a QUIC attempt sees the TCP attempts beside it, in whatever order they come.
+/// A transport for all, which paces its attempts. All attempts of one dialling are begun before
+/// any is polled, so each sees the better ones beside it, in whatever order they come.
 pub struct Paced<T> {
     inner: T,
     attempts: Attempts,
@@ -119,27 +164,16 @@ where
         options: DialOpts,
     ) -> Result<Self::Dial, TransportError<T::Error>> {
         let peer = peer_of(&address);
-        let quic = address.iter().any(|segment| segment == Protocol::QuicV1);
+        let rank = Rank::of(&address);
         let dial = self.inner.dial(address, options)?;
-        Ok(match (peer, quic) {
-            (None, _) => dial.boxed(),
-            (Some(peer), false) => {
-                let guard = self.attempts.begin(peer);
-                async move {
-                    let _guard = guard;
-                    dial.await
-                }
-                .boxed()
-            }
-            (Some(peer), true) => {
-                let attempts = self.attempts.clone();
-                async move {
-                    attempts.give_way(peer).await;
-                    dial.await
-                }
-                .boxed()
-            }
-        })
+        let Some(peer) = peer else { return Ok(dial.boxed()) };
+        let (guard, attempts) = (self.attempts.begin(peer, rank), self.attempts.clone());
+        let paced = async move {
+            let _guard = guard;
+            attempts.give_way(peer, rank).await;
+            dial.await
+        };
+        Ok(paced.boxed())
     }
 
     fn poll(
@@ -157,21 +191,45 @@ mod tests {
     #[tokio::test]
     async fn quic_waits_only_while_tcp_is_tried() {
         let (attempts, peer, other) = (Attempts::default(), PeerId::random(), PeerId::random());
-        let at_once = |peer| attempts.clone().give_way(peer).now_or_never().is_some();
+        let at_once = |peer| attempts.clone().give_way(peer, Rank::Quic).now_or_never().is_some();
         assert!(at_once(peer), "nothing is under way");
 
-        let first = attempts.begin(peer);
-        let second = attempts.begin(peer);
+        let first = attempts.begin(peer, Rank::Tcp);
+        let second = attempts.begin(peer, Rank::Tcp);
         assert!(at_once(other), "another peer");
         drop(first);
         assert!(!at_once(peer), "one attempt is still under way");
-        attempts.clone().give_way(peer).await;
-        assert!(attempts.0.lock().contains_key(&peer), "the head start is over before the attempt");
+        attempts.clone().give_way(peer, Rank::Quic).await;
+        assert_eq!(attempts.0.lock().len(), 1, "the head start is over before the attempt");
 
-        let mut waiting = Box::pin(attempts.clone().give_way(peer));
+        let mut waiting = Box::pin(attempts.clone().give_way(peer, Rank::Quic));
         assert!((&mut waiting).now_or_never().is_none());
         drop(second);
         assert!(waiting.now_or_never().is_some(), "the last attempt has failed");
         assert!(attempts.0.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn relays_wait_for_both() {
+        let (attempts, peer) = (Attempts::default(), PeerId::random());
+        let (tcp, quic) = (attempts.begin(peer, Rank::Tcp), attempts.begin(peer, Rank::Quic));
+        let mut waiting = Box::pin(attempts.clone().give_way(peer, Rank::Relay));
+        assert!((&mut waiting).now_or_never().is_none());
+        drop(tcp);
+        assert!((&mut waiting).now_or_never().is_none(), "QUIC is still tried");
+        drop(quic);
+        assert!(waiting.now_or_never().is_some());
+    }
+
+    #[test]
+    fn an_address_through_a_relay_is_one_whatever_the_relay_speaks() {
+        let rank = |text: &str| Rank::of(&text.parse().expect("an address"));
+        let relay = PeerId::random();
+        assert_eq!(rank("/ip4/10.0.0.1/tcp/1"), Rank::Tcp);
+        assert_eq!(rank("/ip4/10.0.0.1/udp/1/quic-v1"), Rank::Quic);
+        assert_eq!(
+            rank(&format!("/ip4/10.0.0.1/udp/1/quic-v1/p2p/{relay}/p2p-circuit")),
+            Rank::Relay
+        );
     }
 }

@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 /// A protocol that is opened and accepted here.
@@ -80,6 +80,8 @@ struct Link {
     connection: ConnectionId,
     wishes: [mpsc::Sender<OpenRequest>; PROTOCOLS],
     keep: Arc<AtomicBool>,
+    /// A relay carries little and slowly, so it is the last choice.
+    relayed: bool,
     /// QUIC moves a third of what TCP does, so it is the second choice.
     quic: bool,
 }
@@ -92,6 +94,9 @@ struct Shared {
     awaited: HashMap<PeerId, Vec<oneshot::Sender<Result<(), String>>>>,
     /// Peers whose connections stay open when idle.
     kept: HashMap<PeerId, ()>,
+    /// Peers reached through a relay with whom a direct connection is under way, until when that is
+    /// worth waiting for, and who waits.
+    punching: HashMap<PeerId, (Instant, Vec<oneshot::Sender<()>>)>,
 }
 
 /// Opens streams.
@@ -107,6 +112,8 @@ pub struct Control {
 enum Way {
     Link(mpsc::Sender<OpenRequest>),
     Wait(oneshot::Receiver<Result<(), String>>),
+    /// Only through a relay, and perhaps straight before that time.
+    Punching(oneshot::Receiver<()>, Instant),
     Full,
 }
 
@@ -139,6 +146,11 @@ impl Control {
         loop {
             let wishes = match self.way_to(peer, protocol) {
                 Way::Link(wishes) => wishes,
+                Way::Punching(over, until) => {
+                    // Whatever comes of it, the next look decides.
+                    let _ = tokio::time::timeout_at(until.into(), over).await;
+                    continue;
+                }
                 Way::Full => {
                     return Err(PeerError::Local { peer, reason: "too many peers are dialled" });
                 }
@@ -169,8 +181,18 @@ impl Control {
         if let Some(links) = shared.links.get_mut(&peer) {
             // A connection's end is known here before the swarm says so.
             links.retain(|link| !link.wishes[0].is_closed());
-            if let Some(link) = links.iter().min_by_key(|link| link.quic) {
-                return Way::Link(link.wishes[protocol as usize].clone());
+            if let Some(link) = links.iter().min_by_key(|link| (link.relayed, link.quic)) {
+                let wishes = link.wishes[protocol as usize].clone();
+                if link.relayed
+                    && protocol == Protocol::Fetch
+                    && let Some((until, waiting)) = shared.punching.get_mut(&peer)
+                    && *until > Instant::now()
+                {
+                    let (sender, over) = oneshot::channel();
+                    waiting.push(sender);
+                    return Way::Punching(over, *until);
+                }
+                return Way::Link(wishes);
             }
         }
         // Those who gave up make room.
@@ -201,6 +223,21 @@ impl Control {
         for link in shared.links.get(&peer).into_iter().flatten() {
             link.keep.store(keep, Ordering::Relaxed);
         }
+    }
+
+    /// A direct connection with a peer that is reached through a relay is under way: content waits
+    /// for it until then.
+    pub fn punching(&self, peer: PeerId, until: Instant) {
+        let now = Instant::now();
+        let mut shared = self.shared.lock();
+        shared.punching.retain(|_, (until, _)| *until > now);
+        shared.punching.insert(peer, (until, Vec::new()));
+    }
+
+    /// There is a direct connection, or there won't be.
+    pub fn punch_over(&self, peer: PeerId) {
+        // Whoever waits learns it by its end.
+        self.shared.lock().punching.remove(&peer);
     }
 
     /// Whether there is a connection to this peer.

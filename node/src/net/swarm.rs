@@ -5,6 +5,8 @@ use super::book::{Book, Reach, is_plausible, reach};
 use super::dialing::Dialing;
 use super::events::NetEvent;
 use super::peers::Peers;
+use super::reach::upkeep::Reaching;
+use super::reach::{Nat, is_direct};
 use super::routing::kad::Lookups;
 use super::routing::{Provider, ProviderKey, RoutingError};
 use super::streams::{Control, Protocol};
@@ -48,8 +50,10 @@ pub struct View {
     pub peers: Peers,
     /// Addresses listened on, without the peer id.
     pub listen: Vec<Multiaddr>,
-    /// Addresses that others have confirmed.
+    /// Addresses at which others reach this node, some of them those of relays.
     pub external: Vec<Multiaddr>,
+    /// What is known of how others reach this node.
+    pub nat: Nat,
     /// Banned peers and until when, in the order of their bans.
     pub bans: VecDeque<(PeerId, Instant)>,
 }
@@ -68,6 +72,8 @@ pub struct Task {
     pub dialing: Dialing,
     /// Searches and announcements.
     pub lookups: Lookups,
+    /// Sees to it that this node is reached.
+    pub reaching: Reaching,
     /// Useful peers, whose connections are kept.
     pub kept: LruCache<PeerId, ()>,
     /// Where events go.
@@ -119,6 +125,7 @@ impl Task {
             self.dial(dial);
         }
         self.lookups.start(&mut self.swarm.behaviour_mut().kad);
+        self.reach_tick(now);
         loop {
             let mut view = self.view.lock();
             let Some(over) = view.bans.iter().position(|(_, until)| *until <= now) else { break };
@@ -130,7 +137,8 @@ impl Task {
         }
     }
 
-    fn dial(&mut self, dial: DialOpts) {
+    /// Dials.
+    pub fn dial(&mut self, dial: DialOpts) {
         let id = dial.connection_id();
         if let Err(error) = self.swarm.dial(dial) {
             // Attempts that fail at once are not reported as events.
@@ -189,6 +197,7 @@ impl Task {
                 if endpoint.is_dialer() {
                     self.book.prefer(peer_id, endpoint.get_remote_address());
                 }
+                self.reach_connected(peer_id, connection_id, &endpoint, Instant::now());
                 self.dialing.connected(peer_id, connection_id);
                 if self.dialing.is_bootstrap(&peer_id) {
                     self.control.keep(peer_id, true);
@@ -207,33 +216,47 @@ impl Task {
             SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error } => {
                 self.dial_failed(connection_id, peer_id, &error);
             }
-            SwarmEvent::NewListenAddr { address, .. } => {
+            SwarmEvent::NewListenAddr { address, .. } if is_direct(&address) => {
                 let mut view = self.view.lock();
                 if !view.listen.contains(&address) {
                     view.listen.push(address.clone());
                 }
                 drop(view);
+                self.reach_listens(None);
                 self.tell(NetEvent::ListenAddress(address));
             }
-            SwarmEvent::ExpiredListenAddr { address, .. } => {
+            SwarmEvent::ExpiredListenAddr { address, .. } if is_direct(&address) => {
                 self.view.lock().listen.retain(|other| *other != address);
+                self.reach_listens(Some(&address));
                 self.tell(NetEvent::ListenAddressGone(address));
             }
-            SwarmEvent::ListenerClosed { addresses, reason, .. } => {
+            SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
+                if self.reach_listener_closed(listener_id, Instant::now()) {
+                    tracing::debug!(?addresses, ?reason, "a place at a relay is gone");
+                    return;
+                }
                 self.view.lock().listen.retain(|other| !addresses.contains(other));
+                self.reach_listens(None);
                 tracing::warn!(?addresses, ?reason, "no longer listening");
             }
             SwarmEvent::ExternalAddrConfirmed { address } => {
-                self.view.lock().external.push(address);
+                let mut view = self.view.lock();
+                if !view.external.contains(&address) {
+                    view.external.push(address.clone());
+                }
+                drop(view);
+                self.reach_external(&address, true);
             }
             SwarmEvent::ExternalAddrExpired { address } => {
                 self.view.lock().external.retain(|other| *other != address);
+                self.reach_external(&address, false);
             }
             _ => {}
         }
     }
 
     fn disconnected(&mut self, peer: PeerId, id: ConnectionId) {
+        self.reach_closed(peer, id, Instant::now());
         let last = self.view.lock().peers.disconnect(&peer, id);
         if last {
             self.dialing.disconnected(&peer, Instant::now());
@@ -253,9 +276,18 @@ impl Task {
 
     fn behaved(&mut self, event: BehaviourEvent) {
         match event {
-            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
+            BehaviourEvent::Identify(identify::Event::Received {
+                peer_id,
+                connection_id,
+                info,
+            }) => {
+                self.reach_identified(peer_id, connection_id, &info);
                 self.identified(peer_id, info);
             }
+            BehaviourEvent::Probe(tested) => self.reach_tested(tested),
+            BehaviourEvent::RelayClient(event) => self.reach_relayed(&event),
+            BehaviourEvent::Dcutr(event) => self.reach_punched(&event),
+            BehaviourEvent::Upnp(event) => tracing::debug!(?event, "the router"),
             BehaviourEvent::Ping(ping) => {
                 if let Ok(rtt) = ping.result {
                     self.view.lock().peers.measured(&ping.peer, rtt);
@@ -292,13 +324,18 @@ impl Task {
         let from = nearest.unwrap_or(Reach::Everywhere);
         let mut addresses: Vec<_> = info.listen_addrs;
         addresses.retain(|address| is_plausible(address, from));
+        // Where anybody reaches it first, then through relays, then where neighbours do.
+        addresses.sort_by_key(|a| (reach(a) != Some(Reach::Everywhere), !is_direct(a)));
         addresses.truncate(MAX_PEER_ADDRESSES);
+        let kad = &mut self.swarm.behaviour_mut().kad;
         if info.protocols.contains(&KAD_PROTOCOL) {
-            let kad = &mut self.swarm.behaviour_mut().kad;
             for address in &addresses {
                 kad.add_address(&peer, address.clone());
             }
             self.lookups.start(kad);
+        } else {
+            // It has found out that it can't be reached.
+            kad.remove_peer(&peer);
         }
         self.book.add(peer, addresses);
         let addresses = self.book.addresses(&peer);
@@ -314,6 +351,7 @@ impl Task {
     fn discovered(&mut self, found: Vec<(PeerId, Multiaddr)>) {
         let mut peers = BTreeSet::new();
         for (peer, address) in found {
+            self.reaching.allow(&address);
             self.book.add(peer, [address]);
             self.view.lock().peers.on_local_network(peer, true);
             peers.insert(peer);

@@ -174,7 +174,8 @@ impl RawPeer {
     pub async fn start() -> Self {
         let key = Keypair::generate_ed25519();
         let build = |behaviour| {
-            let transport = super::transport::build(&key).expect("transports");
+            let guard = super::reach::guard::Guard::default();
+            let transport = super::transport::build(&key, &guard, None).expect("transports");
             let peer = key.public().to_peer_id();
             let config = libp2p::swarm::Config::with_tokio_executor();
             Swarm::new(transport, behaviour, peer, config)

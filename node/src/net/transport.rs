@@ -1,6 +1,8 @@
-//! How bytes travel: TCP with TLS or noise and yamux, QUIC, names resolved by DNS.
+//! How bytes travel: TCP with TLS or noise and yamux, QUIC, names resolved by DNS, and through
+//! relays, which see neither content nor names of protocols.
 
 use super::pacing::Paced;
+use super::reach::guard::{Guard, Guarded};
 use super::{tls, yamux};
 use futures::future::{self, BoxFuture, FutureExt};
 use futures::{AsyncRead, AsyncWrite};
@@ -10,7 +12,7 @@ use libp2p::core::upgrade::{
     InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo, Version,
 };
 use libp2p::identity::Keypair;
-use libp2p::{PeerId, dns, noise, quic, tcp};
+use libp2p::{PeerId, dns, noise, quic, relay, tcp};
 use socket2::SockRef;
 use std::time::Duration;
 
@@ -37,28 +39,45 @@ pub enum SetupError {
     Noise(#[from] noise::Error),
 }
 
-/// All transports of a node with this key.
+/// A connection to a peer.
+type Muxed = (PeerId, StreamMuxerBox);
+
+/// All transports of a node with this key, which dials what `guard` lets through; `relayed` is the
+/// one through relays.
 ///
 /// # Errors
 /// See [`SetupError`]; both concern the key. Without a usable resolver configuration names are
 /// not resolved, which is logged.
-pub fn build(key: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, SetupError> {
-    match dns::tokio::Transport::system(without_names(key)?) {
-        Ok(resolving) => Ok(Paced::new(resolving).boxed()),
+pub fn build(
+    key: &Keypair,
+    guard: &Guard,
+    relayed: Option<relay::client::Transport>,
+) -> Result<Boxed<Muxed>, SetupError> {
+    let security = Security { tls: tls::Config::new(key)?, noise: noise::Config::new(key)? };
+    let direct = match dns::tokio::Transport::system(without_names(key, guard, &security)) {
+        Ok(resolving) => resolving.boxed(),
         Err(error) => {
             tracing::warn!(%error, "names in addresses are not resolved: no resolver configuration");
-            Ok(Paced::new(without_names(key)?).boxed())
+            without_names(key, guard, &security)
         }
-    }
+    };
+    let Some(relayed) = relayed else { return Ok(Paced::new(direct).boxed()) };
+    // The relay carries what it can't read: both ends secure it between them.
+    let relayed = relayed
+        .upgrade(Version::V1Lazy)
+        .authenticate(security)
+        .multiplex(yamux::Config::default())
+        .timeout(SETUP_TIMEOUT)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    Ok(Paced::new(OrTransport::new(relayed, direct).map(|either, _| one_of(either))).boxed())
 }
 
-/// TCP and QUIC.
-fn without_names(key: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, SetupError> {
-    let security = Security { tls: tls::Config::new(key)?, noise: noise::Config::new(key)? };
+/// TCP and QUIC. Addresses have been resolved here, so this is where they are judged.
+fn without_names(key: &Keypair, guard: &Guard, security: &Security) -> Boxed<Muxed> {
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
         .map(|socket, _| short_queue(socket))
         .upgrade(Version::V1Lazy)
-        .authenticate(security)
+        .authenticate(security.clone())
         .multiplex(yamux::Config::default())
         .timeout(SETUP_TIMEOUT)
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
@@ -66,12 +85,14 @@ fn without_names(key: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, Setup
     config.max_idle_timeout = QUIC_IDLE_MS;
     let quic = quic::tokio::Transport::new(config)
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
-    let both = OrTransport::new(quic, tcp);
-    Ok(both
-        .map(|connection, _| match connection {
-            future::Either::Left(connection) | future::Either::Right(connection) => connection,
-        })
-        .boxed())
+    let both = OrTransport::new(quic, tcp).map(|either, _| one_of(either)).boxed();
+    Guarded::new(both, guard.clone()).boxed()
+}
+
+fn one_of(either: future::Either<Muxed, Muxed>) -> Muxed {
+    match either {
+        future::Either::Left(connection) | future::Either::Right(connection) => connection,
+    }
 }
 
 /// Lets the kernel hold little that it hasn't sent, so that what is written next is decided late.

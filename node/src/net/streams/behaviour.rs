@@ -4,9 +4,9 @@
 use super::handler::Handler;
 use super::{Accept, Control, Counters, Link, Shared};
 use crate::net::book::Book;
+use crate::net::reach::{is_direct, is_quic};
 use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
-use libp2p::multiaddr::Protocol as Segment;
 use libp2p::swarm::behaviour::{ConnectionClosed, ConnectionEstablished, DialFailure};
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{
@@ -56,14 +56,21 @@ impl Behaviour {
         self
     }
 
-    fn handler(&mut self, connection: ConnectionId, peer: PeerId, address: &Multiaddr) -> Handler {
+    fn handler(
+        &mut self,
+        connection: ConnectionId,
+        peer: PeerId,
+        address: &Multiaddr,
+        relayed: bool,
+    ) -> Handler {
         let (query, queries) = mpsc::channel(MAX_QUEUED_OPENS);
         let (fetch, fetches) = mpsc::channel(MAX_QUEUED_OPENS);
         let (wishes, receivers) = ([query, fetch], [queries, fetches]);
         let kept = self.shared.lock().kept.contains_key(&peer);
         let keep = Arc::new(AtomicBool::new(kept));
-        let quic = address.iter().any(|segment| segment == Segment::QuicV1);
-        self.fresh.insert(connection, Link { connection, wishes, keep: keep.clone(), quic });
+        let quic = is_quic(address);
+        self.fresh
+            .insert(connection, Link { connection, wishes, keep: keep.clone(), relayed, quic });
         let (accept, counters) = (self.accept.clone(), self.counters.clone());
         Handler::new(peer, receivers, self.outbound_limit, keep, accept, counters)
     }
@@ -136,10 +143,10 @@ impl NetworkBehaviour for Behaviour {
         &mut self,
         connection: ConnectionId,
         peer: PeerId,
-        _: &Multiaddr,
+        local_address: &Multiaddr,
         remote_address: &Multiaddr,
     ) -> Result<Handler, ConnectionDenied> {
-        Ok(self.handler(connection, peer, remote_address))
+        Ok(self.handler(connection, peer, remote_address, !is_direct(local_address)))
     }
 
     fn handle_pending_outbound_connection(
@@ -160,7 +167,7 @@ impl NetworkBehaviour for Behaviour {
         _: Endpoint,
         _: PortUse,
     ) -> Result<Handler, ConnectionDenied> {
-        Ok(self.handler(connection, peer, address))
+        Ok(self.handler(connection, peer, address, !is_direct(address)))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
