@@ -8,7 +8,7 @@ pub mod run;
 pub mod status;
 
 /// Logs to standard error, as `RUST_LOG` says, else what a user wants to know.
-fn log_to_stderr() {
+pub fn log_to_stderr() {
     use std::io::IsTerminal;
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_default_env()
@@ -19,4 +19,19 @@ fn log_to_stderr() {
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .try_init();
+}
+
+/// Waits for SIGTERM or SIGINT.
+///
+/// # Errors
+/// When the system doesn't tell of them.
+pub async fn stop_signal() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
 }

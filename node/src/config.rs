@@ -310,7 +310,11 @@ fn read_file(given: Option<&Path>) -> anyhow::Result<FileConfig> {
         .with_context(|| format!("the configuration file {} is not valid", path.display()))
 }
 
-fn default_data_dir() -> anyhow::Result<PathBuf> {
+/// Where the data is when nothing is said.
+///
+/// # Errors
+/// When the user has no home directory.
+pub fn default_data_dir() -> anyhow::Result<PathBuf> {
     if rustix::process::geteuid().is_root() {
         return Ok("/var/lib/narswarm".into());
     }

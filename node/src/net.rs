@@ -36,17 +36,21 @@ pub mod transfer;
 mod transport;
 mod yamux;
 
+pub use behaviour::{KAD_PROTOCOL, NETWORK, kad_config};
+pub use book::{Reach, is_plausible, reach};
 pub use config::{NetConfig, NetTiming, ReachConfig};
 pub use counters::NetCounters;
 pub use error::{Fault, NetError, PeerError};
 pub use events::NetEvent;
 pub use peers::PeerInfo;
 pub use reach::Nat;
+pub use reach::guard::Guard;
 pub use responder::{Held, Responder, ServedNar};
+pub use routing::records::ProviderRecords;
 pub use routing::{Provider, ProviderKey, Routing, RoutingError};
 pub use streams::Counters as StreamCounters;
 pub use transfer::{FetchRequests, FetchResponses};
-pub use transport::SetupError;
+pub use transport::{SetupError, build as build_transport};
 
 use crate::rate::DownloadLimit;
 use book::Book;
@@ -60,7 +64,6 @@ use libp2p::{Multiaddr, PeerId, Swarm, relay};
 use narswarm_protocol::limits::MAX_CONNECTION_STREAMS;
 use narswarm_protocol::store_path::StoreHash;
 use parking_lot::Mutex;
-use reach::guard::Guard;
 use reach::upkeep::Reaching;
 use routing::kad::{KadRouting, Lookups};
 use std::sync::Arc;
@@ -127,7 +130,8 @@ impl Net {
         let transport = transport::build(&config.keypair, &guard, relayed)?;
         let (behaviour, control) =
             behaviour::Behaviour::new(&config, book.clone(), acceptor, relay_client);
-        let swarm = Swarm::new(transport, behaviour, peer, swarm_config(&config.timing));
+        let swarm =
+            Swarm::new(transport, behaviour, peer, swarm_config(config.timing.connection_idle));
 
         let (commands, receiver) = mpsc::channel(COMMANDS);
         let (events, subscription) = broadcast::channel(EVENTS);
@@ -294,9 +298,11 @@ impl Net {
     }
 }
 
-fn swarm_config(timing: &NetTiming) -> libp2p_swarm::Config {
+/// How a swarm of this network treats its connections, `idle` ones for that long.
+#[must_use]
+pub fn swarm_config(idle: Duration) -> libp2p_swarm::Config {
     libp2p_swarm::Config::with_tokio_executor()
-        .with_idle_connection_timeout(timing.connection_idle)
+        .with_idle_connection_timeout(idle)
         // Whoever opens a stream speaks first, so nobody need wait for a confirmation.
         .with_substream_upgrade_protocol_override(Version::V1Lazy)
         .with_max_negotiating_inbound_streams(MAX_CONNECTION_STREAMS)

@@ -11,8 +11,9 @@
 //!   by a signature of an authorised key), [`voucher`] (whose word for a piece list counts);
 //! - content: [`nar`] (the archive format), [`piece`] (pieces, piece lists, roots), [`piece_set`]
 //!   (who holds which pieces);
-//! - conversation: [`provider_key`] (where holders are looked up), [`wire`] (messages between
-//!   peers);
+//! - entry and discovery: [`seed_list`] (signed addresses of entry nodes), [`dht_size`] (how many
+//!   nodes there are), [`provider_key`] (where holders are looked up);
+//! - conversation: [`wire`] (messages between peers);
 //! - decisions: [`fetch`] (whom to ask for which piece, and what to do when it goes wrong), [`upload`]
 //!   (who is given which piece next);
 //! - [`limits`]: every bound, with its reason.
@@ -21,6 +22,7 @@
 
 pub mod acl;
 pub mod base32;
+pub mod dht_size;
 pub mod fetch;
 pub mod hash;
 pub mod limits;
@@ -29,6 +31,7 @@ pub mod narinfo;
 pub mod piece;
 pub mod piece_set;
 pub mod provider_key;
+pub mod seed_list;
 pub mod sexp;
 pub mod signature;
 pub mod store_path;

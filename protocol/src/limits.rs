@@ -498,6 +498,28 @@ pub const MAX_NAR_DIRECTORY_ENTRIES: u32 = 1 << 20;
 /// without end.
 pub const MAX_NAR_ENTRIES: u32 = 1 << 22;
 
+// --- entry
+
+/// Longest seed list: the most addresses that are allowed, at the length of real ones, thrice.
+pub const MAX_SEED_LIST_BYTES: usize = 512 * 1024;
+
+/// Most addresses of a seed list: some tens are sensible; a thousand leave room for an institution
+/// that lists all its machines, and are dialled a few at a time all the same.
+pub const MAX_SEED_LIST_ADDRESSES: usize = 1000;
+
+/// Longest address in a seed list: what is remembered of any peer's.
+pub const MAX_SEED_LIST_ADDRESS_BYTES: usize = MAX_SAVED_ADDRESS_BYTES;
+
+/// Most signatures of a seed list that are looked at: an old key and a new one, of a few parties.
+pub const MAX_SEED_LIST_SIGNATURES: usize = 8;
+
+/// Neighbours from which the size of the DHT is estimated: as many as Kademlia keeps close to
+/// itself, and so knows without gaps.
+pub const MAX_SIZE_NEIGHBOURS: usize = 20;
+
+/// With fewer neighbours nothing is estimated: they are counted.
+pub const MIN_SIZE_NEIGHBOURS: usize = 8;
+
 // --- serving
 
 /// How long an asker whose wishes wait is left without a word. Less than half of the silence

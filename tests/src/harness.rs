@@ -6,6 +6,7 @@
 
 pub mod compression;
 pub mod delay;
+pub mod entry_node;
 pub mod guix;
 pub mod holding;
 pub mod http_client;

@@ -34,7 +34,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         let node = Node::start(config).await?;
-        stop_signal().await?;
+        super::stop_signal().await?;
         info!("stopping");
         node.stop().await;
         Ok(ExitCode::SUCCESS)
@@ -42,15 +42,4 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     // Reads that hang on a dead disk must not keep the process.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     outcome
-}
-
-async fn stop_signal() -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
 }

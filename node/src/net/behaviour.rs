@@ -111,7 +111,9 @@ impl Behaviour {
     }
 }
 
-fn kad_config() -> kad::Config {
+/// How the DHT is run, the same by all.
+#[must_use]
+pub fn kad_config() -> kad::Config {
     let mut config = kad::Config::new(KAD_PROTOCOL);
     config.set_provider_record_ttl(Some(PROVIDER_TTL));
     config.set_provider_publication_interval(Some(REANNOUNCE_INTERVAL));

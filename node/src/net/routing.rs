@@ -7,7 +7,7 @@
 mod conformance;
 pub(super) mod kad;
 pub mod memory;
-pub(super) mod records;
+pub mod records;
 
 use async_trait::async_trait;
 use libp2p::{Multiaddr, PeerId};

@@ -1,5 +1,6 @@
 //! Nodes as real processes on free ports of the loopback, ended with the test that started them.
 
+use super::entry_node::EntrySpec;
 use super::holding::Holding;
 use super::http_client::HttpClient;
 use super::program::{self, Finished};
@@ -50,6 +51,12 @@ impl Stage {
     #[must_use]
     pub fn node(&self, name: &str) -> NodeSpec {
         NodeSpec::new(self.path(name), self.path(&format!("{name}.log")))
+    }
+
+    /// An entry node that keeps its data under this name.
+    #[must_use]
+    pub fn entry_node(&self, name: &str) -> EntrySpec {
+        EntrySpec::new(self.path(name), self.path(&format!("{name}.log")))
     }
 
     /// Imports mirrors into the data directory of this name.

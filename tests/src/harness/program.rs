@@ -1,9 +1,9 @@
-//! The program under test: `narswarm`, in the directory where cargo puts what it builds beside the
-//! running test.
+//! The programs under test: `narswarm` and `narswarm-bootstrap`, in the directory where cargo puts
+//! what it builds beside the running test.
 //!
-//! Cargo builds a package's tests without the binaries of other packages. So when the program is
-//! missing or older than its sources, it is built here, once, under a lock. `NARSWARM_BIN` names
-//! another program to be tested as it is.
+//! Cargo builds a package's tests without the binaries of other packages. So when a program is
+//! missing or older than its sources, it is built here, once, under a lock. `NARSWARM_BIN` and
+//! `NARSWARM_BOOTSTRAP_BIN` name other programs to be tested as they are.
 
 use super::waiting::PATIENCE;
 use rustix::fs::{FlockOperation, flock};
@@ -14,26 +14,38 @@ use std::process::{Output, Stdio};
 use std::sync::OnceLock;
 use std::time::SystemTime;
 
-/// The program's file.
+/// The node's file.
 ///
 /// # Panics
 /// When it can't be built.
 pub fn narswarm() -> &'static Path {
     static FILE: OnceLock<PathBuf> = OnceLock::new();
+    let built = || built("narswarm");
     FILE.get_or_init(|| std::env::var_os("NARSWARM_BIN").map_or_else(built, PathBuf::from))
 }
 
-fn built() -> PathBuf {
+/// The entry node's file.
+///
+/// # Panics
+/// When it can't be built.
+pub fn bootstrap() -> &'static Path {
+    static FILE: OnceLock<PathBuf> = OnceLock::new();
+    let built = || built("narswarm-bootstrap");
+    let named = || std::env::var_os("NARSWARM_BOOTSTRAP_BIN");
+    FILE.get_or_init(|| named().map_or_else(built, PathBuf::from))
+}
+
+fn built(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("this test is a file");
     // target/PROFILE/deps/TEST or target/PROFILE/BENCHMARK
     let folder = test.parent().expect("cargo's directories");
     let is_deps = folder.file_name() == Some(OsStr::new("deps"));
     let folder = folder.parent().filter(|_| is_deps).unwrap_or(folder).to_owned();
-    let program = folder.join("narswarm");
+    let program = folder.join(name);
     let lock = File::create(folder.join(".narswarm-test.lock")).expect("a file beside the program");
     flock(&lock, FlockOperation::LockExclusive).expect("a lock");
     if !is_current(&program) {
-        build(&folder);
+        build(name, &folder);
     }
     program
 }
@@ -54,7 +66,7 @@ fn modified(file: &Path) -> Option<SystemTime> {
     fs::metadata(file).and_then(|data| data.modified()).ok()
 }
 
-fn build(folder: &Path) {
+fn build(name: &str, folder: &Path) {
     let profile = match folder.file_name().and_then(OsStr::to_str) {
         Some("debug") => "dev",
         Some(profile) => profile,
@@ -63,7 +75,7 @@ fn build(folder: &Path) {
     let target = folder.parent().expect("cargo's directories");
     // The whole workspace, so that nothing is built with other features than it was before.
     let status = std::process::Command::new(option_env!("CARGO").unwrap_or("cargo"))
-        .args(["build", "--workspace", "--bin", "narswarm", "--profile", profile, "--target-dir"])
+        .args(["build", "--workspace", "--bin", name, "--profile", profile, "--target-dir"])
         .arg(target)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status()
@@ -71,10 +83,20 @@ fn build(folder: &Path) {
     assert!(status.success(), "the program under test can't be built");
 }
 
-/// A subcommand with nothing of the tester's own configuration.
+/// A subcommand of the node with nothing of the tester's own configuration.
 #[must_use]
 pub fn command(subcommand: &str) -> tokio::process::Command {
-    let mut command = tokio::process::Command::new(narswarm());
+    of(narswarm(), subcommand)
+}
+
+/// The same of the entry node.
+#[must_use]
+pub fn bootstrap_command(subcommand: &str) -> tokio::process::Command {
+    of(bootstrap(), subcommand)
+}
+
+fn of(program: &Path, subcommand: &str) -> tokio::process::Command {
+    let mut command = tokio::process::Command::new(program);
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(|name| name.starts_with("NARSWARM_")) {
             command.env_remove(name);

@@ -6,6 +6,7 @@
 
 mod commands;
 mod data_dir;
+mod entry_node;
 mod failures;
 mod hostile_clients;
 mod hostile_narinfos;

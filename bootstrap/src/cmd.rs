@@ -1,0 +1,4 @@
+//! One file for each subcommand: its arguments and `run`.
+
+pub mod config;
+pub mod run;

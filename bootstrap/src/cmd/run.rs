@@ -1,0 +1,28 @@
+//! `narswarm-bootstrap run`: an entry node, until it is told to stop.
+
+use crate::config::{Config, RunArgs};
+use crate::node::Node;
+use narswarm_node::cmd::{log_to_stderr, stop_signal};
+use narswarm_node::http::raise_descriptor_limit;
+use std::process::ExitCode;
+use tracing::info;
+
+/// Runs an entry node until SIGINT or SIGTERM.
+///
+/// # Errors
+/// What keeps it from starting.
+pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    log_to_stderr();
+    let config = Config::load(args)?;
+    if let Err(error) = raise_descriptor_limit() {
+        tracing::warn!("cannot raise the limit of open files: {error}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let node = Node::start(config).await?;
+        stop_signal().await?;
+        info!("stopping");
+        node.stop().await;
+        Ok(ExitCode::SUCCESS)
+    })
+}
