@@ -30,7 +30,10 @@ async fn nodes_that_know_only_an_entry_node_find_each_other() {
     let health: serde_json::Value = serde_json::from_slice(&health).expect("JSON");
     assert_eq!(health["ok"], true, "{health}");
     assert!(entry.peer_address().ends_with(health["peer_id"].as_str().expect("an id")));
-    assert!(entry.metric("narswarm_bootstrap_table_peers").await >= 2);
+    until("both to enter the table", async || {
+        entry.metric("narswarm_bootstrap_table_peers").await == 2
+    })
+    .await;
     assert!(entry.metric("narswarm_bootstrap_connected_total").await >= 2);
     let run_json = entry.data_dir().join("run.json");
     assert!(run_json.is_file());
