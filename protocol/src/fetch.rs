@@ -267,6 +267,7 @@ impl Fetch {
         }
         let entry = self.sources.get_mut(&source).expect("looked up above");
         entry.complete = false;
+        entry.finished(index, 0, now);
         // What a source in reserve owes is not counted.
         if entry.outstanding.remove(&index).is_some() && entry.stage.is_counted() {
             self.pieces.release(index);
@@ -293,6 +294,24 @@ impl Fetch {
         }
     }
 
+    /// A piece begins to come from a peer. Whoever else owes it and has not begun is spared. One
+    /// that was taken back too late counts as asked for again: it comes, whatever is done.
+    pub fn handle_begun(&mut self, source: SourceId, index: u32, now: Time) {
+        self.touch(source, now);
+        let unwanted = self.ended || index >= self.pieces.count();
+        let Some(entry) = self.sources.get_mut(&source).filter(|_| !unwanted) else { return };
+        entry.begins(index, now);
+        if entry.stage != Stage::Active || self.pieces.held().contains(index) {
+            return;
+        }
+        if !entry.outstanding.contains_key(&index) {
+            entry.asked(index, now);
+            self.pieces.ask(index);
+        }
+        self.spare_others(source, index);
+        self.schedule(now);
+    }
+
     /// A peer's piece matched the piece list that this peer showed. Says whether it is new and
     /// wanted: what a peer with another list gives, or one that was dropped, is not.
     pub fn handle_piece(&mut self, source: SourceId, index: u32, now: Time) -> bool {
@@ -300,6 +319,7 @@ impl Fetch {
         self.touch(source, now);
         let Some(entry) = self.sources.get_mut(&source) else { return false };
         let asked_at = entry.outstanding.remove(&index);
+        entry.finished(index, bytes, now);
         entry.given_last = entry.given_last.max(asked_at.map(|at| (at, index)));
         let asked = asked_at.is_some();
         let counted = asked && entry.stage == Stage::Active;

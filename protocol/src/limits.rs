@@ -33,6 +33,10 @@ pub const FIRST_WINDOW_PIECES: u32 = 8;
 /// and more would only wait where others could take it.
 pub const MIN_WINDOW_PIECES: u32 = 2;
 
+/// In a crowd, pieces outstanding at least at one that has everything, so that it can choose what it
+/// has given nobody: with half as many, one in fifteen is given twice before each is given once.
+pub const CROWD_WISHES_PIECES: u32 = 8;
+
 /// Most that is outstanding at one source. 16 MiB fill 400 MB/s at 40 ms; more would only be
 /// memory.
 pub const MAX_WINDOW_BYTES: u64 = 16 << 20;

@@ -56,10 +56,10 @@ pub struct UploadConfig {
 }
 
 impl Default for UploadConfig {
-    /// Four slots keep an uplink full while one of its pieces waits for a slow asker. Thirty-two
+    /// Two slots keep an uplink full while one of its pieces waits for a slow asker. Thirty-two
     /// keep a gigabit full with pieces that each take tens of milliseconds.
     fn default() -> Self {
-        Self { slots: 4, most_slots: 32, rate: None, per_peer_rate: None }
+        Self { slots: 2, most_slots: 32, rate: None, per_peer_rate: None }
     }
 }
 

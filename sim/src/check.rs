@@ -60,6 +60,10 @@ pub enum Rule {
     Late,
     /// No reader waits too long for the first octet.
     FirstOctet,
+    /// Readers can follow while a crowd fetches.
+    HalfRead,
+    /// Seeds don't send much more than the nar once.
+    Egress,
     /// Not too much comes twice, by the scenario's demand.
     Duplicates,
     /// Not too much comes for nothing, by the scenario's demand.

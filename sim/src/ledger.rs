@@ -25,6 +25,8 @@ pub struct Account {
     pub upstream_overlap: u64,
     /// When the reader first got something.
     pub first_octet: Option<Nanos>,
+    /// When the reader had been given half of the pieces.
+    pub half_read: Option<Nanos>,
     /// Pieces given to the reader, and how many of them were wrong.
     pub delivered: u64,
     /// See `delivered`.
@@ -148,11 +150,14 @@ impl Ledger {
         self.account(host).upstream_starts += 1;
     }
 
-    /// The reader was given a piece.
-    pub fn delivers(&mut self, host: HostId, right: bool, now: Nanos) {
+    /// The reader was given a piece, of so many.
+    pub fn delivers(&mut self, host: HostId, right: bool, of: u32, now: Nanos) {
         self.first_octet(host, now);
         let account = self.account(host);
         account.delivered += 1;
+        if account.delivered >= u64::from(of).div_ceil(2) {
+            account.half_read.get_or_insert(now);
+        }
         account.delivered_wrong += u64::from(!right);
     }
 

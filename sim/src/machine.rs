@@ -62,6 +62,8 @@ pub enum Sabotage {
     RestartUpstream,
     /// A held piece is forgotten.
     Forget,
+    /// It doesn't hear that a piece has begun to come.
+    MissBeginnings,
     /// Time never passes.
     Sleep,
     /// It wants to be woken at once, for ever.
@@ -241,6 +243,13 @@ impl Machine {
     /// Octets came from a peer.
     pub fn handle_progress(&mut self, source: SourceId, bytes: u64, now: Nanos) {
         self.fetch.handle_progress(source, bytes, time(now));
+    }
+
+    /// A piece begins to come.
+    pub fn handle_begun(&mut self, source: SourceId, index: u32, now: Nanos) {
+        if self.sabotage != Some(Sabotage::MissBeginnings) {
+            self.fetch.handle_begun(source, index, time(now));
+        }
     }
 
     /// A piece came that fits its giver's list; says whether it is new and wanted.

@@ -211,6 +211,7 @@ const MEASURES: &[Measure] = &[
     ("ratio", |r| r.ratio),
     ("mean s", |r| r.mean_s),
     ("first octet s", |r| r.first_octet_s),
+    ("half read s", |r| r.half_read_s),
     ("seed egress ÷ nar", |r| r.seed_egress),
     ("duplicates %", |r| r.duplicates * 100.0),
     ("waste %", |r| r.waste * 100.0),

@@ -30,6 +30,21 @@ pub struct Link {
     pub down: u64,
 }
 
+/// Of so many octets that a link carries in a full frame, so many are of the message: headers of
+/// Ethernet, IP and TCP take the rest.
+const FRAME_OCTETS: u64 = 1514;
+/// See [`FRAME_OCTETS`].
+const SEGMENT_OCTETS: u64 = 1448;
+
+impl Link {
+    /// What it can carry of messages.
+    #[must_use]
+    pub fn of_messages(self) -> Self {
+        let of = |rate: u64| rate * SEGMENT_OCTETS / FRAME_OCTETS;
+        Self { up: of(self.up), down: of(self.down) }
+    }
+}
+
 /// A flow, by its number; it stays valid for the whole run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FlowId(u32);
@@ -260,6 +275,13 @@ impl<P> Network<P> {
         let moved = flow.rate.saturating_mul(now - flow.since);
         let left = flow.left_units.saturating_sub(moved).div_ceil(UNITS);
         flow.departed + first.octets.saturating_sub(left)
+    }
+
+    /// The parcel of a flow that is leaving, if any is and the flow isn't halted.
+    #[must_use]
+    pub fn leaving(&self, flow: FlowId) -> Option<&P> {
+        let flow = &self.flows[flow.0 as usize];
+        flow.queue.front().filter(|_| flow.moving()).map(|parcel| &parcel.payload)
     }
 
     /// How many parcels a flow holds that have not left.

@@ -148,6 +148,10 @@ pub struct Demands {
     pub last_within: Option<Nanos>,
     /// Longest that a reader may wait for the first octet.
     pub first_octet_within: Option<Nanos>,
+    /// Longest until the slowest reader has been given half of the nar.
+    pub half_read_within: Option<Nanos>,
+    /// What the seeds may send, in hundredths of the nar.
+    pub egress_percent: Option<u64>,
     /// Octets that came twice, of all that came, in tenths of a percent.
     pub duplicates_per_mille: Option<u64>,
     /// Octets that came and were of no use, in tenths of a percent.

@@ -2,7 +2,7 @@
 //! octets came from.
 
 use crate::agenda::{Nanos, seconds};
-use crate::ledger::durations;
+use crate::ledger::{Account, durations};
 use crate::plan::{Plan, Role};
 use crate::world::{Ended, World};
 use serde::Serialize;
@@ -26,6 +26,8 @@ pub struct Report {
     pub mean_s: f64,
     /// Seconds that the reader waited longest for its first octet.
     pub first_octet_s: f64,
+    /// Seconds until the slowest reader had been given half of the nar.
+    pub half_read_s: f64,
     /// What the seeds sent, in nars.
     pub seed_egress: f64,
     /// Octets that came though they were held, of all that came from peers.
@@ -59,8 +61,7 @@ impl Report {
         let (plan, ledger) = (&world.plan, &world.ledger);
         let took = durations(ledger);
         let last = took.last().copied().unwrap_or(0);
-        let sum =
-            |of: fn(&crate::ledger::Account) -> u64| -> u64 { ledger.fetches().map(of).sum() };
+        let sum = |of: fn(&Account) -> u64| -> u64 { ledger.fetches().map(of).sum() };
         let ended = |well: bool| {
             let ends = ledger.fetches().filter_map(|a| a.ended.as_ref());
             ends.filter(|(_, ended)| (*ended == Ended::Done) == well).count()
@@ -72,8 +73,10 @@ impl Report {
         let seeds = (0..).zip(&plan.hosts).filter(|(_, host)| host.role == Role::Seed);
         let egress: u64 = seeds.map(|(index, _)| world.sent_by(index)).sum();
         let bound = lower_bound(plan);
-        let waits = ledger.fetches().filter_map(|a| Some(a.first_octet? - a.started?));
-        let first_octet = waits.max().unwrap_or(0);
+        let longest = |until: fn(&Account) -> Option<Nanos>| {
+            let waits = ledger.fetches().filter_map(|a| Some(until(a)? - a.started?));
+            seconds(waits.max().unwrap_or(0))
+        };
         Self {
             fetches: ledger.fetches().count(),
             done: ended(true),
@@ -83,7 +86,8 @@ impl Report {
             ratio: seconds(last) / bound,
             mean_s: took.iter().copied().map(seconds).fold(0.0, |sum, took| sum + took)
                 / took.len().max(1) as f64,
-            first_octet_s: seconds(first_octet),
+            first_octet_s: longest(|account| account.first_octet),
+            half_read_s: longest(|account| account.half_read),
             seed_egress: egress as f64 / nar,
             duplicates: twice as f64 / came,
             waste: useless as f64 / came,
@@ -110,6 +114,7 @@ impl Report {
             ("ratio", format!("{:.3}", self.ratio)),
             ("mean", format!("{:.3} s", self.mean_s)),
             ("first octet", format!("{:.3} s", self.first_octet_s)),
+            ("half read", format!("{:.3} s", self.half_read_s)),
             ("seed egress", format!("{:.2} × nar", self.seed_egress)),
             ("duplicates", percent(self.duplicates)),
             ("waste", percent(self.waste)),

@@ -134,6 +134,8 @@ fn calm(nar_bytes: u64, hosts: Vec<HostPlan>) -> Plan {
             ratio_percent: None,
             last_within: None,
             first_octet_within: None,
+            half_read_within: None,
+            egress_percent: None,
             duplicates_per_mille: None,
             waste_per_mille: None,
             collusion: false,

@@ -21,7 +21,7 @@ use crate::content::{Content, Version};
 use crate::ledger::Ledger;
 use crate::machine::Sabotage;
 use crate::message::{Reply, Request, SessionId};
-use crate::network::{Departure, FlowId, HostId, Network};
+use crate::network::{Departure, FlowId, HostId, Link, Network};
 use crate::plan::{Nature, Plan, Role};
 use crate::random::Chance;
 use crate::trace::Trace;
@@ -74,6 +74,10 @@ enum Happening {
     Looks {
         host: HostId,
         attempt: u32,
+    },
+    Begins {
+        session: SessionId,
+        index: u32,
     },
     Came {
         session: SessionId,
@@ -195,11 +199,11 @@ impl World {
         let versions: BTreeSet<Version> = liars.chain(upstream).collect();
         let content = Content::new(layout, versions);
         let mut links: Vec<_> = plan.hosts.iter().map(|host| host.link).collect();
-        links.extend(plan.upstream.map(|up| crate::network::Link { up: up.rate, down: up.rate }));
+        links.extend(plan.upstream.map(|up| Link { up: up.rate, down: up.rate }));
         let hosts = plan.hosts.iter().map(|host| Host::new(host.nature, host.role, layout));
         let mut world = Self {
             hosts: hosts.collect(),
-            network: Network::new(links),
+            network: Network::new(links.into_iter().map(Link::of_messages).collect()),
             ledger: Ledger::new(plan.hosts.len()),
             checker: Checker::new(&plan, layout),
             upstream: plan.upstream.map(Upstream::new),
@@ -303,6 +307,7 @@ impl World {
             Happening::Wakes { host, attempt } => self.wake(host, attempt),
             Happening::LooksAround { host, attempt } => self.look_around(host, attempt),
             Happening::Looks { host, attempt } => self.look(host, attempt),
+            Happening::Begins { session, index } => self.hear_begun(session, index),
             Happening::Came { session, bytes } => self.hear_progress(session, bytes),
             Happening::CameFromUpstream { host, stream, bytes } => {
                 self.hear_upstream_progress(host, stream, bytes);
@@ -334,6 +339,7 @@ impl World {
         if let Some(next) = next {
             self.agenda.at(next.at, Happening::Departs(next));
         }
+        self.begin_piece(departure.flow);
         match parcel {
             Parcel::Reply(session, reply) => {
                 if matches!(reply, Reply::Piece { .. }) {
@@ -343,6 +349,16 @@ impl World {
             }
             Parcel::Upstream { host, stream, index } => self.stream_on(host, stream, index),
         }
+    }
+
+    /// The asker of a piece that begins to leave hears of it.
+    fn begin_piece(&mut self, flow: FlowId) {
+        let Some(Parcel::Reply(id, Reply::Piece { index, .. })) = self.network.leaving(flow) else {
+            return;
+        };
+        let (id, index) = (*id, *index);
+        let at = self.arrival(id);
+        self.agenda.at(at, Happening::Begins { session: id, index });
     }
 
     fn host(&self, host: HostId) -> &Host {
@@ -394,11 +410,17 @@ impl World {
 
     /// Lets a reply that has left travel to its asker.
     fn tell(&mut self, id: SessionId, reply: Reply) {
+        let at = self.arrival(id);
+        self.agenda.at(at, Happening::Told(id, reply));
+    }
+
+    /// When what leaves now for the asker is there: nothing overtakes what has left before.
+    fn arrival(&mut self, id: SessionId) -> Nanos {
         let (asker, holder) = (self.session(id).asker, self.session(id).holder);
         let at = self.now() + self.travel(holder, asker);
         let session = &mut self.sessions[id.0 as usize];
         session.told_until = session.told_until.max(at);
-        self.agenda.at(session.told_until, Happening::Told(id, reply));
+        session.told_until
     }
 }
 

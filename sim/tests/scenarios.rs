@@ -106,6 +106,7 @@ fn every_sabotage_is_noticed() {
         (Sabotage::AskMissing, "one-peer"),
         (Sabotage::AskEverything, "one-peer"),
         (Sabotage::Forget, "one-peer"),
+        (Sabotage::MissBeginnings, "flash-crowd"),
         (Sabotage::Sleep, "mixed"),
         (Sabotage::Storm, "one-peer"),
         (Sabotage::AcceptGarbage, "liars-30"),

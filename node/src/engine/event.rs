@@ -40,6 +40,13 @@ pub enum Event {
         /// `(first, count)` of each run.
         ranges: Vec<(u32, u32)>,
     },
+    /// A piece begins to come.
+    Begun {
+        /// Who gives it.
+        id: SourceId,
+        /// Its place.
+        index: u32,
+    },
     /// A piece that matched the peer's own list.
     Piece {
         /// Who gave it.

@@ -254,6 +254,7 @@ impl Driver {
                 self.machine.handle_opened(id, root, list, held, now);
             }
             Event::Have { id, ranges } => self.machine.handle_have(id, &ranges, now),
+            Event::Begun { id, index } => self.machine.handle_begun(id, index, now),
             Event::Piece { id, index, piece } => self.take(id, index, piece).await,
             Event::BadPiece { id, index } => {
                 self.count(VerificationKind::Piece);

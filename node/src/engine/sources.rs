@@ -113,7 +113,7 @@ impl PeerTask {
         events: &mpsc::Sender<Event>,
     ) -> Result<(), PeerError> {
         let (requests, responses) = self.net.open_fetch(self.peer).await?;
-        let responses = responses.counting(self.moved.clone());
+        let responses = responses.counting(self.moved.clone()).telling_of_begun();
         let (decoding, decoded) = mpsc::channel(DECODING);
         tokio::try_join!(
             self.relay_orders(requests, orders),
@@ -160,6 +160,7 @@ impl PeerTask {
                     let (root, held, vouchers) = (opened.root, opened.held, opened.vouchers);
                     Event::Opened { id: self.id, root, list: shown, held, vouchers }
                 }
+                FetchResponse::Begun { index, .. } => Event::Begun { id: self.id, index },
                 FetchResponse::Piece { index, frame, .. } => {
                     let Some(list) = list.clone() else {
                         // The network lets no piece through before its list.

@@ -61,6 +61,10 @@ pub struct FetchResponses {
     /// Octets of pieces that have come, whole pieces or not.
     received: Arc<AtomicU64>,
     buffers: Buffers,
+    /// Whether it is told that a piece begins to come.
+    tells_of_begun: bool,
+    /// A piece of which that has been told, and whose octets come next.
+    begun: Option<(PieceHead, Delivery)>,
     over: bool,
 }
 
@@ -93,6 +97,8 @@ pub async fn open(
         writer,
         received: Arc::default(),
         buffers: Buffers::default(),
+        tells_of_begun: false,
+        begun: None,
         over: false,
     };
     Ok((FetchRequests { session, queue }, responses))
@@ -177,6 +183,13 @@ impl FetchResponses {
         self
     }
 
+    /// Tells of each piece that it begins to come, before it is there.
+    #[must_use]
+    pub fn telling_of_begun(mut self) -> Self {
+        self.tells_of_begun = true;
+        self
+    }
+
     /// The next answer; `None` when the session is over and nothing is owed any more, and after
     /// an error. Must not be dropped while it waits, other than together with the session.
     ///
@@ -195,6 +208,15 @@ impl FetchResponses {
 
     async fn read_next(&mut self) -> Result<Option<FetchResponse>, PeerError> {
         loop {
+            if let Some((head, delivery)) = self.begun.take() {
+                let bytes = self.read_payload(head).await?;
+                if delivery == Delivery::Deliver {
+                    let PieceHead { slot, index, encoding, .. } = head;
+                    let frame = Frame { encoding, bytes };
+                    return Ok(Some(FetchResponse::Piece { slot, index, frame }));
+                }
+                continue;
+            }
             let Some(reply) = self.read_reply().await? else {
                 if self.session.ledger.lock().owes() {
                     return Err(PeerError::Closed { peer: self.peer(), doing: DOING });
@@ -204,11 +226,10 @@ impl FetchResponses {
             let delivery = self.session.ledger.lock().reply(&reply, Instant::now());
             let delivery = delivery.map_err(|fault| self.session.with.violation(fault))?;
             if let FetchReply::Piece(head) = reply {
-                let bytes = self.read_payload(head).await?;
-                if delivery == Delivery::Deliver {
-                    let PieceHead { slot, index, encoding, .. } = head;
-                    let frame = Frame { encoding, bytes };
-                    return Ok(Some(FetchResponse::Piece { slot, index, frame }));
+                self.begun = Some((head, delivery));
+                if self.tells_of_begun && delivery == Delivery::Deliver {
+                    let PieceHead { slot, index, .. } = head;
+                    return Ok(Some(FetchResponse::Begun { slot, index }));
                 }
             } else if delivery == Delivery::Deliver {
                 return Ok(Some(without_payload(reply)));

@@ -1,9 +1,9 @@
 //! Which pieces to ask a peer for.
 //!
 //! Alone, a fetch asks in order, so that the reader can follow. In a crowd (some source is itself
-//! still fetching) it asks for what the fewest have, each member in an order of its own, so that
-//! the crowd soon holds everything and can exchange it; only the next few pieces for the reader go
-//! first. While upstream streams from the head, peers work from the tail.
+//! still fetching) it asks for what the fewest have, roughly in order, but each member in one of its
+//! own, so that the crowd soon holds everything that a seed has given and can exchange it; only the
+//! next few pieces for the reader go first. While upstream streams from the head, peers work from the tail.
 
 use super::pieces::{runs, tie};
 use super::source::{Source, Stage};
@@ -14,6 +14,10 @@ use std::ops::Range;
 /// Pieces that the reader needs next and that go before rare ones in a crowd: a mebibyte of the
 /// smallest, what a reader takes within the time of a few round trips.
 const URGENT_PIECES: u32 = 4;
+/// Over so many pieces a crowd's orders are mixed: what sixteen members ask one seed for at a time
+/// is half as much again, and so mostly differs; and a reader comes no more than a few seconds after
+/// what the seed has given.
+const MIXED_PIECES: u32 = 64;
 /// Pieces near the head that are left to upstream while it streams from there: it has them, or
 /// will sooner than a peer would.
 const UPSTREAM_LEAD_PIECES: u32 = 4;
@@ -65,7 +69,7 @@ impl Fetch {
         }
         let mut others: Vec<u32> =
             (head..end).filter(fresh).filter(|i| !picked.contains(i)).collect();
-        let key = |&i: &u32| (self.pieces.available(i), tie(self.seed, i));
+        let key = |&i: &u32| (self.pieces.available(i), self.turn(i));
         let want = room - picked.len();
         if others.len() > want && want > 0 {
             others.select_nth_unstable_by_key(want - 1, key);
@@ -76,12 +80,19 @@ impl Fetch {
         picked
     }
 
+    /// When it is a piece's turn among those that as many have: near the head first, so that the
+    /// reader can follow, and within a stretch in an order of our own, so that a crowd has much of
+    /// it to exchange.
+    fn turn(&self, index: u32) -> u64 {
+        u64::from(index) + tie(self.seed, index) % u64::from(MIXED_PIECES)
+    }
+
     /// The rarest fresh piece of a source, if fewer than `than` hold it.
     pub(super) fn rarest_fresh(&self, id: SourceId, than: u16) -> Option<u32> {
         let source = self.sources.get(&id)?;
         (self.pieces.head()..self.end())
             .filter(|&i| self.pieces.is_fresh(i) && source.have.contains(i))
-            .min_by_key(|&i| (self.pieces.available(i), tie(self.seed, i)))
+            .min_by_key(|&i| (self.pieces.available(i), self.turn(i)))
             .filter(|&i| self.pieces.available(i) < than)
     }
 
@@ -92,7 +103,17 @@ impl Fetch {
         let left = most.saturating_sub(outstanding) as u32;
         // Whoever has nothing to do may always be asked for one.
         let least = u32::from(source.outstanding.is_empty());
-        source.room().min(left.max(least))
+        source.room(self.wishes(source)).min(left.max(least))
+    }
+
+    /// How many pieces a source should have to choose from, whatever its pace: one that has
+    /// everything gives a crowd what it has given least.
+    fn wishes(&self, source: &Source) -> u32 {
+        let most = (limits::MAX_WINDOW_BYTES / self.layout.piece_size()) as u32;
+        match self.is_crowd() && !source.is_partial() {
+            true => limits::CROWD_WISHES_PIECES.min(most),
+            false => 0,
+        }
     }
 
     /// Asks a peer for as much as its window takes.
@@ -127,7 +148,7 @@ impl Fetch {
             picked = self.pick(source, room / 2, now);
             let fresh = |i: &u32| self.pieces.is_fresh(*i) && !picked.contains(i);
             let mut others: Vec<u32> = (self.pieces.head()..self.end()).filter(fresh).collect();
-            others.sort_by_key(|&i| tie(self.seed, i));
+            others.sort_by_key(|&i| self.turn(i));
             others.truncate((room - picked.len() as u32) as usize);
             picked.extend(others);
         }

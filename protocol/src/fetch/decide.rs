@@ -242,13 +242,11 @@ impl Fetch {
         })
     }
 
-    /// What a frozen source owes is asked of others. All but the oldest is taken back, so that it
-    /// doesn't come twice when the source moves again; the oldest shows whether it does.
+    /// What a frozen source owes is asked of others. All but the first is taken back, so that it
+    /// doesn't come twice when the source moves again; the first shows whether it does.
     fn freeze(&mut self, id: SourceId) {
         let Some(source) = self.sources.get(&id) else { return };
-        let mut queue: Vec<_> = source.outstanding.iter().map(|(&i, &at)| (at, i)).collect();
-        queue.sort_unstable();
-        for &(_, index) in queue.iter().skip(1) {
+        for (_, index) in source.queue().into_iter().skip(1) {
             self.take_back(id, index);
         }
         self.set_stage(id, Stage::Frozen);

@@ -42,6 +42,13 @@ pub(super) struct Source {
     pub have: PieceSet,
     /// Pieces asked for and not yet come, with the time of asking.
     pub outstanding: BTreeMap<u32, Time>,
+    /// The pieces that have begun to come, with the time: mostly one, since they come one after the
+    /// other, and those that have come and are being checked.
+    begun: BTreeMap<u32, Time>,
+    /// Pieces that were taken back, and may come nevertheless.
+    pub taken_back: PieceSet,
+    /// Octets a second within pieces, smoothed; without the time for which they waited.
+    pace: f64,
     /// Of what it gave, what was asked last: what was asked before and hasn't come was passed over.
     pub given_last: Option<(Time, u32)>,
     /// Since when it owes us something, or when it last moved.
@@ -69,6 +76,8 @@ const RATE_STRETCH: Duration = Duration::from_millis(20);
 /// Weight of the newest rate sample: follows a change within a few stretches without chasing
 /// single bursts.
 const RATE_GAIN: f64 = 0.4;
+/// Seconds that stand for never, and keep the arithmetic finite.
+const A_YEAR: f64 = 365.0 * 86400.0;
 /// What the first round trip is expected to take at least, in openings of peers that are near:
 /// their disk and processor take this much when busy.
 const OPENING_SLACK: Duration = Duration::from_millis(50);
@@ -87,6 +96,9 @@ impl Source {
                 PieceSet::none(piece_count)
             },
             outstanding: BTreeMap::new(),
+            begun: BTreeMap::new(),
+            taken_back: PieceSet::none(piece_count),
+            pace: 0.0,
             given_last: None,
             last_progress: now,
             opened: false,
@@ -101,13 +113,13 @@ impl Source {
         }
     }
 
-    /// How many more pieces may be asked for.
-    pub fn room(&self) -> u32 {
-        let outstanding = self.outstanding.len() as u32;
+    /// How many more pieces may be asked for, if at least so many should be outstanding.
+    pub fn room(&self, least: u32) -> u32 {
+        let (outstanding, window) = (self.outstanding.len() as u32, self.window.max(least));
         match self.stage {
             // A refill waits for half a window, so that requests go out many to a message.
-            Stage::Active if outstanding <= self.window / 2 => self.window - outstanding,
-            Stage::Idle => self.window,
+            Stage::Active if outstanding <= window / 2 => window - outstanding,
+            Stage::Idle => window,
             _ => 0,
         }
     }
@@ -146,6 +158,42 @@ impl Source {
         let most = (limits::MAX_WINDOW_BYTES / piece_size).max(2) as f64;
         let least = f64::from(limits::MIN_WINDOW_PIECES).min(most);
         self.window = pieces.clamp(least, most) as u32;
+    }
+
+    /// What it owes, in the order in which it will probably come: what has begun, then what was
+    /// asked first.
+    pub fn queue(&self) -> Vec<(Time, u32)> {
+        let mut queue: Vec<_> = self.outstanding.iter().map(|(&i, &at)| (at, i)).collect();
+        queue.sort_unstable_by_key(|&(at, index)| (!self.has_begun(index), at, index));
+        queue
+    }
+
+    /// Whether a piece has begun to come.
+    pub fn has_begun(&self, index: u32) -> bool {
+        self.begun.contains_key(&index)
+    }
+
+    /// A piece begins to come.
+    pub fn begins(&mut self, index: u32, now: Time) {
+        self.begun.insert(index, now);
+    }
+
+    /// A piece has come, `bytes` octets, or (none) won't; what was measured since it began is its
+    /// pace.
+    pub fn finished(&mut self, index: u32, bytes: u64, now: Time) {
+        let Some(at) = self.begun.remove(&index).filter(|_| bytes > 0) else { return };
+        let sample = bytes as f64 / now.since(at).max(RATE_STRETCH).as_secs_f64();
+        self.pace =
+            if self.pace == 0.0 { sample } else { self.pace + RATE_GAIN * (sample - self.pace) };
+    }
+
+    /// How long until a piece that has begun will have come: by the pace of those before, and once
+    /// it takes longer than they did, as long again as it has taken.
+    pub fn rest_of_begun(&self, index: u32, piece_size: u64, now: Time) -> Option<Duration> {
+        let taken = now.since(*self.begun.get(&index)?);
+        let pace = if self.pace > 0.0 { self.pace } else { self.rate };
+        let usual = (pace > 0.0).then(|| (piece_size as f64 / pace).min(A_YEAR))?;
+        Some(Duration::from_secs_f64(usual).checked_sub(taken).unwrap_or(taken))
     }
 
     /// When this source counts as frozen if nothing comes, with so much patience for one that gives;
@@ -189,8 +237,6 @@ impl Source {
     /// has given nothing yet, so that nobody knows.
     pub fn eta(&self, pieces: usize, piece_size: u64) -> Option<Duration> {
         let seconds = pieces as f64 * piece_size as f64 / self.rate;
-        // A year stands for never, and keeps the arithmetic finite.
-        (self.rate > 0.0)
-            .then(|| self.min_latency + Duration::from_secs_f64(seconds.min(365.0 * 86400.0)))
+        (self.rate > 0.0).then(|| self.min_latency + Duration::from_secs_f64(seconds.min(A_YEAR)))
     }
 }

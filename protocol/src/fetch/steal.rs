@@ -1,8 +1,9 @@
 //! Taking work from the slow, and the end game.
 //!
-//! A peer that has nothing left to do of its own takes pieces that others owe, where it would
-//! bring them much sooner: the last ones of a long queue are asked of it instead, the one that is
-//! probably on its way is asked of it as well. Whatever comes first is taken, the other cancelled.
+//! A peer that has nothing left to do of its own takes pieces that others owe: where it would bring
+//! them much sooner, and where their turn doesn't come for long, since the owner has others to serve
+//! first. What has begun to come is left where it is; only when it takes far longer than usual, it
+//! is asked for twice. Whatever comes first is taken, the other cancelled.
 
 use super::source::{Source, Stage};
 use super::{Action, Fetch, SourceId, Time};
@@ -12,13 +13,19 @@ use std::time::Duration;
 /// only estimates, and a message more or less must not decide.
 const STEAL_FACTOR: f64 = 1.5;
 const STEAL_MARGIN: Duration = Duration::from_millis(50);
-/// The same for a piece that its owner has probably begun to send, which will mostly come twice.
+/// The same for a piece that its owner has begun to send, which will mostly come twice.
 const DOUBLE_FACTOR: f64 = 3.0;
 const DOUBLE_MARGIN: Duration = Duration::from_millis(100);
 /// One piece in so many may be asked for twice: half of the duplicates that a user would mind.
 const DOUBLES_OF: u32 = 100;
 /// As many may be asked for twice even of a small nar.
 const LEAST_DOUBLES: u32 = 2;
+/// How long a piece may wait for its turn at a busy source before one that owes nothing is asked for
+/// it instead. Of what is taken back a tenth is on its way by then, and comes twice if the other has
+/// begun too; so much less patience costs more than it brings.
+const TURN_PATIENCE: Duration = Duration::from_secs(1);
+/// The same for what the reader waits for.
+const URGENT_TURN_PATIENCE: Duration = Duration::from_millis(300);
 /// How long a source that has given nothing yet is left its pieces.
 const UNKNOWN_PATIENCE: Duration = Duration::from_millis(300);
 
@@ -26,7 +33,7 @@ const UNKNOWN_PATIENCE: Duration = Duration::from_millis(300);
 struct Loot {
     owner: SourceId,
     index: u32,
-    /// Whether the owner has probably begun to send it.
+    /// Whether the owner has begun to send it, so that it will mostly come twice.
     begun: bool,
     eta: Duration,
 }
@@ -44,10 +51,21 @@ impl Fetch {
         }
     }
 
+    /// Takes a piece that has begun to come from `source` back from all who haven't begun it.
+    pub(super) fn spare_others(&mut self, source: SourceId, index: u32) {
+        let owes = |s: &Source| s.outstanding.contains_key(&index) && !s.has_begun(index);
+        let others = self.sources.iter().filter(|&(&id, s)| id != source && owes(s));
+        let others: Vec<_> = others.map(|(&id, _)| id).collect();
+        for other in others {
+            self.take_back(other, index);
+        }
+    }
+
     /// Takes one piece back from a source.
     pub(super) fn take_back(&mut self, source: SourceId, index: u32) {
         let Some(entry) = self.sources.get_mut(&source) else { return };
         if entry.outstanding.remove(&index).is_some() {
+            entry.taken_back.insert(index);
             if entry.stage.is_counted() {
                 self.pieces.release(index);
             }
@@ -73,40 +91,54 @@ impl Fetch {
         if thief.stage != Stage::Active || thief.outstanding.len() >= 2 {
             return None;
         }
-        let mine = thief.eta(thief.outstanding.len() + 1, self.layout.piece_size())?;
         let may_double = self.doubled < (self.pieces.count() / DOUBLES_OF).max(LEAST_DOUBLES);
         let owners = self.sources.iter().filter(|&(&id, s)| {
             id != thief_id && s.stage == Stage::Active && !s.outstanding.is_empty()
         });
         owners
             .filter_map(|(&owner, source)| self.loot_of(owner, source, thief, now))
-            .filter(|loot| {
-                let (factor, margin) = match loot.begun {
-                    true => (DOUBLE_FACTOR, DOUBLE_MARGIN),
-                    false => (STEAL_FACTOR, STEAL_MARGIN),
-                };
-                (may_double || !loot.begun) && loot.eta > mine.mul_f64(factor) + margin
-            })
+            .filter(|loot| may_double || !loot.begun)
             .max_by_key(|loot| (!loot.begun, loot.eta))
     }
 
-    /// The piece of `owner` that will come last, among those that `thief` holds.
+    /// The piece of `owner` that will come last, among those that `thief` holds and should bring.
     fn loot_of(&self, owner: SourceId, source: &Source, thief: &Source, now: Time) -> Option<Loot> {
-        let mut queue: Vec<_> = source.outstanding.iter().map(|(&i, &at)| (at, i)).collect();
-        queue.sort_unstable();
-        let takeable = |&(_, &(_, index)): &(usize, &(Time, u32))| {
-            thief.have.contains(index)
-                && !thief.outstanding.contains_key(&index)
-                && self.pieces.asked(index) < 2
-        };
-        let (place, &(_, index)) = queue.iter().enumerate().rev().find(takeable)?;
+        let piece_size = self.layout.piece_size();
         let silence = now.since(source.last_progress);
-        let eta = match source.eta(place + 1, self.layout.piece_size()) {
-            Some(eta) => eta + silence,
-            None if silence < UNKNOWN_PATIENCE => return None,
-            None => Duration::MAX,
+        let mine = thief.eta(thief.outstanding.len() + 1, piece_size);
+        let is_sooner = |eta: Duration, factor: f64, margin: Duration| {
+            mine.is_some_and(|mine| eta > mine.mul_f64(factor) + margin)
         };
-        Some(Loot { owner, index, begun: place == 0, eta })
+        source.queue().into_iter().enumerate().rev().find_map(|(place, (asked_at, index))| {
+            let takeable = thief.have.contains(index)
+                && !thief.outstanding.contains_key(&index)
+                && !thief.taken_back.contains(index)
+                && self.pieces.asked(index) < 2;
+            let begun = source.has_begun(index);
+            let eta = match begun {
+                true => source.rest_of_begun(index, piece_size, now),
+                false => source.eta(place + 1, piece_size),
+            };
+            let eta = match eta {
+                _ if !takeable => return None,
+                Some(eta) => eta + silence,
+                None if silence < UNKNOWN_PATIENCE => Duration::ZERO,
+                None => Duration::MAX,
+            };
+            let better = match begun {
+                true => is_sooner(eta, DOUBLE_FACTOR, DOUBLE_MARGIN),
+                false if place > 0 && is_sooner(eta, STEAL_FACTOR, STEAL_MARGIN) => true,
+                false => thief.outstanding.is_empty() && self.waits_long(index, asked_at, now),
+            };
+            better.then_some(Loot { owner, index, begun, eta })
+        })
+    }
+
+    /// Whether a piece that was asked for then should have begun to come by now.
+    fn waits_long(&self, index: u32, asked_at: Time, now: Time) -> bool {
+        let is_urgent = self.urgent().contains(&index);
+        let patience = if is_urgent { URGENT_TURN_PATIENCE } else { TURN_PATIENCE };
+        now.since(asked_at) >= patience
     }
 
     /// Who is still fetching himself, has this piece, and owes least within his window.
@@ -116,7 +148,7 @@ impl Fetch {
         let able = self
             .sources
             .iter()
-            .filter(|(_, s)| holds(s) && s.room() > 0 && !s.outstanding.contains_key(&index));
+            .filter(|(_, s)| holds(s) && s.room(0) > 0 && !s.outstanding.contains_key(&index));
         able.min_by_key(|(id, s)| (s.outstanding.len(), **id)).map(|(&id, _)| id)
     }
 
@@ -131,15 +163,11 @@ impl Fetch {
             self.sources.iter().filter(|(_, s)| whole(s)).map(|(&id, _)| id).collect();
         for id in seeds {
             let Some(source) = self.sources.get(&id) else { continue };
-            let mut queue: Vec<_> = source.outstanding.iter().map(|(&i, &at)| (at, i)).collect();
-            queue.sort_unstable();
             let overtaken = |asked: (Time, u32)| source.given_last.is_some_and(|last| asked < last);
-            // The first is probably on its way, unless others have come before it: who gives to
-            // many gives first what he has given least.
-            let common: Vec<(u32, bool)> = (0..)
-                .zip(&queue)
-                .filter(|&(place, &asked)| place > 0 || overtaken(asked))
-                .map(|(_, &asked)| (asked.1, overtaken(asked)))
+            let queue = source.queue();
+            let waiting = queue.iter().filter(|&&(_, index)| !source.has_begun(index));
+            let common: Vec<(u32, bool)> = waiting
+                .map(|&asked| (asked.1, overtaken(asked)))
                 .filter(|&(index, _)| self.pieces.available(index) >= 2)
                 .collect();
             for (index, overtaken) in common {

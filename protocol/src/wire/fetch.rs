@@ -189,6 +189,13 @@ pub enum FetchResponse {
         /// Why.
         reason: RefusedReason,
     },
+    /// A piece begins to come, for those who want to know.
+    Begun {
+        /// The nar.
+        slot: u32,
+        /// The piece.
+        index: u32,
+    },
     /// A piece, unchecked but for its length.
     Piece {
         /// The nar.

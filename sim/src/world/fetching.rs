@@ -461,8 +461,9 @@ impl World {
         fetching.next += 1;
         let piece = self.host(host).pieces[index as usize];
         let right = piece.is_some_and(|piece| self.content.is_true(index, piece));
-        let last = index + 1 == self.content.layout().piece_count();
-        self.ledger.delivers(host, right, self.agenda.now());
+        let count = self.content.layout().piece_count();
+        let last = index + 1 == count;
+        self.ledger.delivers(host, right, count, self.agenda.now());
         self.checker.handle_delivery(host, index, right, last);
     }
 

@@ -166,6 +166,19 @@ impl World {
         self.with_machine(asker, |machine| machine.handle_progress(source, bytes, now));
     }
 
+    /// The first octets of a piece have come.
+    pub(super) fn hear_begun(&mut self, id: SessionId, index: u32) {
+        let (asker, holder) = (self.session(id).asker, self.session(id).holder);
+        if !self.reaches(holder, asker) || self.listening(id).is_none() {
+            return;
+        }
+        let now = self.now();
+        self.checker.handle_octets(asker, now);
+        let source = self.session(id).source;
+        self.trace.add(now, format_args!("{asker} {source:?} begins {index}"));
+        self.with_machine(asker, |machine| machine.handle_begun(source, index, now));
+    }
+
     /// Looks at all flows to a fetch, as the node does a few times a second.
     pub(super) fn look(&mut self, host: HostId, attempt: u32) {
         if !self.is_current(host, attempt) {

@@ -89,6 +89,12 @@ impl World {
                 report.first_octet_s * 1000.0,
                 demands.first_octet_within.map(|at| at / MILLI),
             ),
+            (
+                Rule::HalfRead,
+                report.half_read_s * 1000.0,
+                demands.half_read_within.map(|at| at / MILLI),
+            ),
+            (Rule::Egress, report.seed_egress * 100.0, demands.egress_percent),
             (Rule::Duplicates, report.duplicates * 1000.0, demands.duplicates_per_mille),
             (Rule::Waste, report.waste * 1000.0, demands.waste_per_mille),
         ] {

@@ -14,9 +14,8 @@ use narswarm_protocol::piece_set::PieceSet;
 use narswarm_protocol::upload::{AskerId, Give, UploadConfig, Uploads};
 use std::collections::BTreeMap;
 
-/// How long a holder gathers what it has got before it tells its askers: a fraction of what a
-/// piece takes on a home's uplink.
-const HAVE_EVERY: Nanos = 20 * MILLI;
+/// How long a holder gathers what it has got before it tells its askers, as the node does it.
+const HAVE_EVERY: Nanos = 100 * MILLI;
 
 /// How long a holder that has no piece list yet lets an asker wait before it refuses.
 const LIST_PATIENCE: Nanos = 500 * MILLI;
@@ -216,6 +215,9 @@ impl World {
         let flow = self.session(id).flow;
         let reply = Reply::Piece { index: give.index, piece };
         self.network.send(flow, octets, Parcel::Reply(id, reply), false, now);
+        if self.network.waiting(flow) == 1 {
+            self.begin_piece(flow);
+        }
     }
 
     /// What a host gives as this piece.

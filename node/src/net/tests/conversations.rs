@@ -195,6 +195,24 @@ async fn a_nar_that_is_still_being_fetched_is_shared_as_it_grows() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_wants_to_know_is_told_when_a_piece_begins_to_come() {
+    let responder = TestResponder::with_nars([TestNar::new(3 * PIECE, 1)]);
+    let nar = responder.nars.values().next().expect("one").clone();
+    let (holder, asker) = pair(responder).await;
+    let (mut requests, responses) = session(&asker, &holder).await;
+    let mut responses = responses.telling_of_begun();
+    requests.send(open(1, &nar, 0, 3)).await.expect("sent");
+    opened(&mut responses).await;
+    for expected in 0..3 {
+        assert_eq!(next(&mut responses).await, FetchResponse::Begun { slot: 1, index: expected });
+        assert!(matches!(
+            next(&mut responses).await,
+            FetchResponse::Piece { slot: 1, index, frame } if index == expected && !frame.bytes.is_empty()
+        ));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cancelled_pieces_stop_coming() {
     let nar = TestNar::new(1000 * PIECE, 1);
     let responder = TestResponder::with_nars([nar]);

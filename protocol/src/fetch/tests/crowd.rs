@@ -135,3 +135,122 @@ fn a_piece_that_a_seed_passes_over_is_asked_of_the_crowd() {
     assert_eq!(asked(&acted, B), [0]);
     assert_eq!(fetch.audit(), Ok(()));
 }
+
+/// A fetch with two members of a crowd, of which A owes pieces and B, which holds them as well, owes
+/// nothing.
+fn one_owes_and_another_is_free(owed: &[u32], now: Time) -> Fetch {
+    let mut fetch = fetch(200, UpstreamMode::SwarmOnly, false);
+    let list = list(200, 0);
+    partial(&mut fetch, A, &list, owed, at(0));
+    assert_eq!(asked(&actions(&mut fetch), A), owed);
+    fetch.handle_have(A, &[], now);
+    partial(&mut fetch, B, &list, owed, now);
+    fetch
+}
+
+#[test]
+fn a_piece_whose_turn_does_not_come_is_asked_of_one_that_owes_nothing_unless_it_has_begun() {
+    let mut patient = one_owes_and_another_is_free(&[100], at(900));
+    assert_eq!(asked(&actions(&mut patient), B), [], "its turn may come");
+    patient.handle_have(A, &[], at(1000));
+    let acted = actions(&mut patient);
+    assert!(acted.contains(&Action::Cancel { source: A, first: 100, count: 1 }), "{acted:?}");
+    assert_eq!(asked(&acted, B), [100]);
+    assert_eq!(patient.audit(), Ok(()));
+
+    let mut begun = one_owes_and_another_is_free(&[100], at(900));
+    actions(&mut begun);
+    begun.handle_begun(A, 100, at(950));
+    begun.handle_progress(A, 1, at(1400));
+    begun.handle_have(B, &[], at(1400));
+    assert_eq!(actions(&mut begun), []);
+    // For longer and longer it only pretends to.
+    for time in (1600..4000).step_by(200).map(at) {
+        begun.handle_progress(A, 1, time);
+        begun.handle_have(B, &[], time);
+    }
+    assert_eq!(asked(&actions(&mut begun), B), [], "nobody knows whether B is faster");
+}
+
+#[test]
+fn what_the_reader_waits_for_is_moved_sooner() {
+    let mut fetch = one_owes_and_another_is_free(&[0], at(300));
+    assert_eq!(asked(&actions(&mut fetch), B), [0]);
+}
+
+#[test]
+fn a_piece_moves_to_each_source_once() {
+    let mut fetch = one_owes_and_another_is_free(&[100], at(1000));
+    assert_eq!(asked(&actions(&mut fetch), B), [100]);
+    fetch.handle_have(A, &[], at(2500));
+    fetch.handle_have(B, &[], at(2500));
+    assert_eq!(actions(&mut fetch), [], "A may be sending it");
+}
+
+#[test]
+fn what_comes_though_it_was_taken_back_is_not_asked_of_another() {
+    let mut fetch = one_owes_and_another_is_free(&[100], at(1000));
+    actions(&mut fetch);
+    fetch.handle_begun(A, 100, at(1010));
+    assert_eq!(actions(&mut fetch), [Action::Cancel { source: B, first: 100, count: 1 }]);
+    assert_eq!((fetch.outstanding(A), fetch.outstanding(B)), (1, 0));
+    assert_eq!(fetch.audit(), Ok(()));
+    assert!(fetch.handle_piece(A, 100, at(1200)));
+    assert_eq!((actions(&mut fetch), fetch.audit()), (vec![], Ok(())));
+}
+
+#[test]
+fn when_both_have_begun_the_first_is_taken_and_the_other_is_no_harm() {
+    let mut fetch = one_owes_and_another_is_free(&[100], at(1000));
+    actions(&mut fetch);
+    fetch.handle_begun(B, 100, at(1010));
+    assert_eq!(actions(&mut fetch), []);
+    fetch.handle_begun(A, 100, at(1020));
+    assert_eq!(actions(&mut fetch), [], "it comes twice, whatever is done");
+    assert!(fetch.handle_piece(A, 100, at(1100)));
+    assert!(!fetch.handle_piece(B, 100, at(1110)));
+    assert_eq!(fetch.audit(), Ok(()));
+}
+
+#[test]
+fn beginnings_that_make_no_sense_change_nothing() {
+    let mut fetch = one_owes_and_another_is_free(&[100], at(1));
+    for index in [200, u32::MAX] {
+        fetch.handle_begun(A, index, at(2));
+    }
+    fetch.handle_begun(C, 100, at(2));
+    assert!(fetch.handle_piece(A, 100, at(3)));
+    fetch.handle_begun(A, 100, at(4));
+    assert_eq!((fetch.outstanding(A), fetch.audit()), (0, Ok(())));
+}
+
+#[test]
+fn a_crowd_asks_roughly_in_order_so_that_readers_can_follow() {
+    let mut fetch = fetch(1000, UpstreamMode::SwarmOnly, false);
+    let shown = list(1000, 0);
+    partial(&mut fetch, B, &shown, &[], at(0));
+    let mut wanted = opened(&mut fetch, A, &shown, at(1));
+    assert_eq!(wanted.len() as u32, limits::CROWD_WISHES_PIECES);
+    let mut order = Vec::new();
+    while let Some(index) = wanted.pop() {
+        order.push(index);
+        assert!(fetch.handle_piece(A, index, at(2)));
+        wanted.extend(asked(&actions(&mut fetch), A));
+    }
+    assert_eq!(order.len(), 1000);
+    let early = (0..).zip(&order).map(|(place, &index)| index.saturating_sub(place)).max();
+    assert!(early.is_some_and(|early| early > 8 && early < 100), "{early:?}");
+}
+
+#[test]
+fn a_seed_of_a_crowd_has_enough_to_choose_from_however_slow_it_is() {
+    let mut fetch = fetch(200, UpstreamMode::SwarmOnly, false);
+    let shown = list(200, 0);
+    partial(&mut fetch, B, &shown, &[], at(0));
+    let wanted = opened(&mut fetch, A, &shown, at(1));
+    for (index, time) in wanted.into_iter().zip((1000..).step_by(1000)) {
+        fetch.handle_piece(A, index, at(time));
+        let owed = fetch.outstanding(A) as u32;
+        assert!(owed >= limits::CROWD_WISHES_PIECES / 2, "{owed}");
+    }
+}
