@@ -5,6 +5,7 @@ pub mod config;
 pub mod demo;
 pub mod import;
 pub mod run;
+pub mod shared;
 pub mod status;
 
 /// Logs to standard error, as `RUST_LOG` says, else what a user wants to know.

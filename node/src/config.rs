@@ -31,6 +31,18 @@ const SYSTEM_CONFIG: &str = "/etc/narswarm/config.toml";
 /// Default quota of the nar cache: a few system generations, little on today's disks.
 const DEFAULT_CACHE_GIB: u64 = 20;
 
+/// The store of Guix.
+const DEFAULT_STORE: &str = "/gnu/store";
+/// Its database (`guix/config.scm`, `%store-database-directory`).
+const GUIX_STORE_DB: &str = "/var/guix/db/db.sqlite";
+/// The database of Nix's store.
+const NIX_STORE_DB: &str = "/nix/var/nix/db/db.sqlite";
+/// Where guix keeps narinfos that it has fetched (`guix/substitutes.scm`,
+/// `%narinfo-cache-directory`).
+const DEFAULT_GUIX_CACHE: &str = "/var/guix/substitute/cache";
+/// A store of 3,000 items is looked up within ten minutes; guix asks a thousand at once.
+const DEFAULT_STORE_LOOKUPS_PER_MINUTE: u32 = 300;
+
 /// What a node is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -80,6 +92,19 @@ impl From<ModeName> for UpstreamMode {
             ModeName::UpstreamOnly => Self::UpstreamOnly,
         }
     }
+}
+
+/// What of what this node has others may know and get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Share {
+    /// All that is public: the cache, and the items of the store that an authorised key has signed.
+    #[default]
+    Public,
+    /// Only what came through narswarm: the cache, and those items of the store.
+    Fetched,
+    /// Nothing: this node only consumes.
+    Nothing,
 }
 
 /// What every subcommand takes.
@@ -155,6 +180,15 @@ pub struct NodeArgs {
     /// The store that substitutes are for [default: /gnu/store].
     #[arg(long, env = "NARSWARM_STORE", value_name = "DIR")]
     pub store: Option<PathBuf>,
+    /// The store's database [default: that of Guix or Nix, by the store, if there is one].
+    #[arg(long, env = "NARSWARM_STORE_DB", value_name = "FILE")]
+    pub store_db: Option<PathBuf>,
+    /// Don't read the store: share only what is in the cache.
+    #[arg(long, conflicts_with = "store_db")]
+    pub no_store: bool,
+    /// What others may get [default: public].
+    #[arg(long, env = "NARSWARM_SHARE")]
+    pub share: Option<Share>,
 }
 
 /// The file, in which everything is optional.
@@ -178,6 +212,13 @@ struct FileConfig {
     acl: Option<Vec<PathBuf>>,
     voucher_keys: Option<Vec<VoucherPeer>>,
     store: Option<PathBuf>,
+    share_store: Option<bool>,
+    store_db: Option<PathBuf>,
+    guix_cache: Option<PathBuf>,
+    store_lookups_per_minute: Option<u32>,
+    share: Option<Share>,
+    share_include: Option<Vec<String>>,
+    share_exclude: Option<Vec<String>>,
     cache_gib: Option<u64>,
     upload_rate: Option<Rate>,
     upload_rate_per_peer: Option<Rate>,
@@ -225,6 +266,21 @@ pub struct Config {
     pub voucher_keys: Vec<VoucherPeer>,
     /// The store that substitutes are for.
     pub store: PathBuf,
+    /// Whether public items of the store are shared.
+    pub share_store: bool,
+    /// The store's database; where it is by default depends on the store.
+    pub store_db: PathBuf,
+    /// guix's own cache of narinfos, which is looked into before anybody is asked.
+    pub guix_cache: PathBuf,
+    /// For how many items of the store a minute peers and substitute servers are asked whether they
+    /// have a narinfo of it; none are asked when 0.
+    pub store_lookups_per_minute: u32,
+    /// What others may know and get.
+    pub share: Share,
+    /// Patterns of names; only items that match one are shared from the store. All, when empty.
+    pub share_include: Vec<String>,
+    /// Patterns of names; items that match one are never given to others.
+    pub share_exclude: Vec<String>,
     /// Most that the nar cache takes, in GiB; a seed's has no bound.
     pub cache_gib: u64,
     /// Most that is given to all peers together.
@@ -237,6 +293,9 @@ pub struct Config {
     /// free ports.
     #[serde(skip)]
     pub listen_is_default: bool,
+    /// Whether the database was named by the user: only then must it be there.
+    #[serde(skip)]
+    pub store_db_is_default: bool,
 }
 
 impl Config {
@@ -252,6 +311,9 @@ impl Config {
         } else {
             list(&node.upstream, file.upstreams, || parsed(&DEFAULT_UPSTREAMS))
         };
+        let store = node.store.clone().or(file.store).unwrap_or_else(|| DEFAULT_STORE.into());
+        let store_db = node.store_db.clone().or(file.store_db);
+        let store_db_is_default = store_db.is_none();
         Ok(Self {
             data_dir: match common.data_dir.clone().or(file.data_dir) {
                 Some(dir) => dir,
@@ -274,7 +336,16 @@ impl Config {
             upstream_mode: node.upstream_mode.or(file.upstream_mode).unwrap_or_default(),
             acl: list(&acl.acl, file.acl, Vec::new),
             voucher_keys: list(&node.voucher_key, file.voucher_keys, Vec::new),
-            store: node.store.clone().or(file.store).unwrap_or_else(|| "/gnu/store".into()),
+            share_store: !node.no_store && file.share_store.unwrap_or(true),
+            store_db: store_db.unwrap_or_else(|| default_store_db(&store)),
+            store,
+            guix_cache: file.guix_cache.unwrap_or_else(|| DEFAULT_GUIX_CACHE.into()),
+            store_lookups_per_minute: file
+                .store_lookups_per_minute
+                .unwrap_or(DEFAULT_STORE_LOOKUPS_PER_MINUTE),
+            share: node.share.or(file.share).unwrap_or_default(),
+            share_include: file.share_include.unwrap_or_default(),
+            share_exclude: file.share_exclude.unwrap_or_default(),
             cache_gib: file.cache_gib.unwrap_or(DEFAULT_CACHE_GIB),
             upload_rate: node.upload_rate.or(file.upload_rate).unwrap_or_default(),
             upload_rate_per_peer: node
@@ -283,8 +354,14 @@ impl Config {
                 .unwrap_or_default(),
             download_rate: node.download_rate.or(file.download_rate).unwrap_or_default(),
             listen_is_default,
+            store_db_is_default,
         })
     }
+}
+
+/// Where the daemon of a store keeps its database.
+fn default_store_db(store: &Path) -> PathBuf {
+    if store == Path::new("/nix/store") { NIX_STORE_DB.into() } else { GUIX_STORE_DB.into() }
 }
 
 fn list<T: Clone>(flags: &[T], file: Option<Vec<T>>, default: impl Fn() -> Vec<T>) -> Vec<T> {
@@ -381,6 +458,8 @@ mod tests {
         let none = NodeArgs::default();
         let with_sample = load(&all, &none).expect("the sample is valid");
         let without = load("", &none).expect("the empty file is valid");
-        assert_eq!(Config { listen_is_default: true, ..with_sample }, without);
+        let with_sample =
+            Config { listen_is_default: true, store_db_is_default: true, ..with_sample };
+        assert_eq!(with_sample, without);
     }
 }

@@ -4,14 +4,15 @@
 //! One JSON object a line in each direction. The socket lies in a directory that only the owner
 //! can enter, so whoever can connect may ask.
 
-use crate::engine::Engine;
 use crate::engine::mirror::{self, Report};
+use crate::engine::{Engine, SharedEntry};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tracing::warn;
@@ -22,6 +23,20 @@ use tracing::warn;
 enum Request {
     /// Take in these mirrors.
     Import { sources: Vec<PathBuf> },
+    /// Tell what others can learn of this node's holdings.
+    Shared,
+}
+
+/// A line of the answer to [`Request::Shared`].
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum SharedReport {
+    /// Some of it.
+    Items(Vec<SharedEntry>),
+    /// That was all.
+    Done,
+    /// The rest can't be told.
+    Failed(String),
 }
 
 /// Longest request: a few hundred paths.
@@ -69,7 +84,40 @@ async fn serve(stream: UnixStream, engine: Engine) -> anyhow::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
     tokio::io::BufReader::new(reader.take(MAX_REQUEST_BYTES)).read_line(&mut line).await?;
-    let Request::Import { sources } = serde_json::from_str(&line)?;
+    match serde_json::from_str(&line)? {
+        Request::Import { sources } => serve_import(&mut writer, engine, sources).await,
+        Request::Shared => serve_shared(&mut writer, engine).await,
+    }
+}
+
+async fn serve_shared(writer: &mut OwnedWriteHalf, engine: Engine) -> anyhow::Result<()> {
+    let (say, mut said) = mpsc::channel(4);
+    let work = tokio::task::spawn_blocking(move || {
+        let listed =
+            engine.list_shared(|page| say.blocking_send(SharedReport::Items(page)).is_ok());
+        let last = match listed {
+            Ok(()) => SharedReport::Done,
+            Err(error) => SharedReport::Failed(error.to_string()),
+        };
+        let _ = say.blocking_send(last);
+    });
+    while let Some(report) = said.recv().await {
+        write_line(writer, &report).await?;
+    }
+    Ok(work.await?)
+}
+
+async fn write_line(writer: &mut OwnedWriteHalf, report: &impl Serialize) -> anyhow::Result<()> {
+    let mut line = serde_json::to_vec(report)?;
+    line.push(b'\n');
+    Ok(writer.write_all(&line).await?)
+}
+
+async fn serve_import(
+    writer: &mut OwnedWriteHalf,
+    engine: Engine,
+    sources: Vec<PathBuf>,
+) -> anyhow::Result<()> {
     let (say, mut said) = mpsc::channel(64);
     let importer = engine.clone();
     let work = tokio::task::spawn_blocking(move || {
@@ -82,9 +130,7 @@ async fn serve(stream: UnixStream, engine: Engine) -> anyhow::Result<()> {
             // Before the other side knows: whoever asks next gets what is there now.
             engine.forget_misses();
         }
-        let mut line = serde_json::to_vec(&report)?;
-        line.push(b'\n');
-        writer.write_all(&line).await?;
+        write_line(writer, &report).await?;
     }
     work.await?;
     engine.held_more().await;
@@ -115,4 +161,25 @@ pub fn import(
         }
     }
     anyhow::bail!("the running node went away before the import was done")
+}
+
+/// Has the node that holds `data_dir` tell what others can learn of its holdings; blocking.
+///
+/// # Errors
+/// When the node can't be reached, or can't tell all of it.
+pub fn shared(data_dir: &Path, mut hear: impl FnMut(Vec<SharedEntry>)) -> anyhow::Result<()> {
+    let path = socket(data_dir);
+    let mut stream = std::os::unix::net::UnixStream::connect(&path)
+        .with_context(|| format!("cannot reach the running node at {}", path.display()))?;
+    let mut line = serde_json::to_vec(&Request::Shared)?;
+    line.push(b'\n');
+    stream.write_all(&line)?;
+    for line in BufReader::new(stream).lines() {
+        match serde_json::from_str(&line?)? {
+            SharedReport::Items(items) => hear(items),
+            SharedReport::Done => return Ok(()),
+            SharedReport::Failed(error) => anyhow::bail!("the list is not complete: {error}"),
+        }
+    }
+    anyhow::bail!("the running node went away before the list was complete")
 }

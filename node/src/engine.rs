@@ -5,8 +5,10 @@
 //! - `fetches`, `fetch`, `event`, `sources`, `sink`, `progress`: from a narinfo to its nar;
 //! - `body`: nars on their way to HTTP clients;
 //! - `serve`: what other peers get;
+//! - `shared`: what others can learn, told to the owner;
 //! - `vouch`: whose word for a piece list counts;
 //! - `announce`: what is told to the DHT;
+//! - `own_store`: what the system's store asks of the rest;
 //! - [`mirror`]: taking in static mirrors.
 
 mod announce;
@@ -16,23 +18,27 @@ mod fetch;
 mod fetches;
 pub mod mirror;
 mod network;
+mod own_store;
 mod progress;
 mod resolve;
 mod serve;
+mod shared;
 mod sink;
 mod sources;
 mod vouch;
 
 pub use announce::announce_all;
+pub use shared::{NarPlace, SharedEntry};
 
-use crate::config::Role;
+use crate::config::{Role, Share};
 use crate::http::{
     Backend, ByteCounts, FetchStatus, ItemCounts, NarForm, NarRefusal, NarReply, NarWant,
     NarinfoAnswer, PeerCounts, RequestCounts, StatusReport,
 };
 use crate::metrics::Metrics;
 use crate::net::{Held, Net, NetEvent};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
+use crate::system_store::{Policy, SystemStore, SystemStoreConfig, SystemStoreError};
 use crate::upstream::Upstreams;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -64,6 +70,10 @@ pub struct EngineConfig {
     pub role: Role,
     /// How swarm and upstream share the work.
     pub upstream_mode: UpstreamMode,
+    /// What others may know and get.
+    pub share: Share,
+    /// Names of items that are not given to others.
+    pub policy: Policy,
     /// The store that substitutes are for, without a trailing slash.
     pub store_dir: String,
     /// Whether this node has been told of peers to enter the swarm by: if so, it is worth waiting
@@ -110,6 +120,7 @@ struct Inner {
     store: Arc<Store>,
     upstreams: Option<Upstreams>,
     net: OnceLock<Net>,
+    own_store: OnceLock<SystemStore>,
     acl: ArcSwap<Acl>,
     metrics: Arc<Metrics>,
     started: Instant,
@@ -139,6 +150,8 @@ struct Inner {
     vouching: Vouching,
     /// Breaks ties in fetches, differently on each node.
     seed: u64,
+    /// A store hash, of this node's choice, that no item has.
+    nothing: StoreHash,
 }
 
 impl Engine {
@@ -160,6 +173,7 @@ impl Engine {
             store,
             upstreams,
             net: OnceLock::new(),
+            own_store: OnceLock::new(),
             acl: ArcSwap::from_pointee(acl),
             metrics,
             started: Instant::now(),
@@ -197,6 +211,7 @@ impl Engine {
             upstream_rate: Mutex::default(),
             vouching,
             seed: rand::random(),
+            nothing: StoreHash(rand::random()),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -206,6 +221,54 @@ impl Engine {
         if self.inner.net.set(net).is_err() {
             warn!("the network was set twice; the first one stays");
         }
+    }
+
+    /// Begins to share the system's store, once; call it when the network is there. Blocks while
+    /// the database is read.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub fn share_store(
+        &self,
+        config: SystemStoreConfig,
+        runtime: tokio::runtime::Handle,
+    ) -> Result<(), SystemStoreError> {
+        let outside = own_store::Surroundings::new(&self.inner, Some(runtime));
+        let store = SystemStore::start(config, Arc::new(outside))?;
+        if self.inner.own_store.set(store).is_err() {
+            warn!("the store was shared twice; the first time counts");
+        }
+        Ok(())
+    }
+
+    /// Recalls what of the system's store was shared when this node last ran and still can be;
+    /// blocking.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub fn recall_store(&self, config: SystemStoreConfig) -> Result<(), SystemStoreError> {
+        let outside = own_store::Surroundings::new(&self.inner, None);
+        let store = SystemStore::recall(config, Arc::new(outside))?;
+        let _ = self.inner.own_store.set(store);
+        Ok(())
+    }
+
+    /// The system's store, if it is shared.
+    #[must_use]
+    pub fn own_store(&self) -> Option<&SystemStore> {
+        self.inner.own_store.get()
+    }
+
+    /// Gives to `tell`, page by page, everything that others can learn of what this node has;
+    /// blocking. Ends early when `tell` says no.
+    ///
+    /// # Errors
+    /// Failures of the disk.
+    pub fn list_shared(
+        &self,
+        tell: impl FnMut(Vec<SharedEntry>) -> bool,
+    ) -> Result<(), StoreError> {
+        shared::list(&self.inner, tell)
     }
 
     /// Notes where the shim listens, for the status report.
@@ -255,6 +318,13 @@ impl Engine {
                 Err(broadcast::error::RecvError::Closed) => return,
             }
         }
+    }
+}
+
+impl EngineConfig {
+    /// Whether others get nothing at all.
+    fn shares_nothing(&self) -> bool {
+        self.role == Role::Proxy || self.share == Share::Nothing
     }
 }
 
@@ -385,7 +455,7 @@ impl Backend for Engine {
             items: ItemCounts {
                 narinfos: stats.narinfos,
                 cached: stats.cached,
-                store: 0,
+                store: inner.own_store.get().map_or(0, |store| store.survey().shared),
                 cached_bytes: stats.cached_bytes,
             },
             bytes: ByteCounts::of(&inner.metrics),

@@ -17,5 +17,6 @@ pub mod net;
 pub mod node;
 pub mod rate;
 pub mod store;
+pub mod system_store;
 pub mod upstream;
 pub mod voucher_peer;

@@ -1,14 +1,15 @@
 //! A whole node: opens the data directory, joins the parts, and takes them down in order.
 
 use crate::acl;
-use crate::config::{Config, Role};
+use crate::config::{Config, Role, Share};
 use crate::control;
-use crate::engine::{Engine, EngineConfig, announce_all};
+use crate::engine::{Engine, EngineConfig, SharedEntry, announce_all};
 use crate::http::{self, Backend, HttpConfig, StatusReport};
 use crate::metrics::Metrics;
 use crate::net::{Net, NetConfig, NetError, ReachConfig};
 use crate::rate::DownloadLimit;
 use crate::store::{DataDir, RunInfo, Store, StoreConfig};
+use crate::system_store::{Policy, SystemStoreConfig};
 use crate::upstream::{UpstreamConfig, Upstreams, UpstreamsError};
 use crate::voucher_peer::{self, VoucherPeer};
 use anyhow::Context;
@@ -56,22 +57,14 @@ impl Node {
             format!("cannot listen for guix on {}; choose another with --http", config.http)
         })?;
         let http = listener.local_addr()?;
-        let voucher_signer = voucher_peer::signer(data.keypair()).context(
-            "the key in node.key is not an Ed25519 one; move it away, and a new one is made",
-        )?;
-        let engine_config = EngineConfig {
-            role: config.role,
-            upstream_mode: config.upstream_mode.into(),
-            store_dir: config.store.to_string_lossy().trim_end_matches('/').to_owned(),
-            expects_peers: !config.bootstrap.is_empty(),
-            voucher_signer,
-            voucher_keys: config.voucher_keys.iter().map(VoucherPeer::key).collect(),
-        };
+        let policy = Policy::new(&config.share_include, &config.share_exclude)?;
+        let engine_config = engine_config(&config, &data, policy.clone())?;
         let engine =
             Engine::new(engine_config, store.clone(), upstreams, loaded.acl, metrics.clone());
         engine.set_http(http);
         let (net, events) = start_net(&config, &data, &store, &engine, download).await?;
         engine.set_net(net.clone());
+        share_store(&engine, &config, policy).await?;
         data.write_run_json(&RunInfo {
             peer_id: net.peer_id().to_string(),
             http: http.to_string(),
@@ -139,6 +132,9 @@ impl Node {
         if tokio::time::timeout(limits::STOP_PATIENCE, self.tasks.wait()).await.is_err() {
             warn!("some transfers didn't end in time; they are cut off");
         }
+        if let Some(store) = self.engine.own_store() {
+            store.stop();
+        }
         self.net.shutdown().await;
         let (store, data) = (self.store, self.data);
         let _ = spawn_blocking(move || {
@@ -175,6 +171,54 @@ impl Node {
     }
 }
 
+/// What the engine is to know of the configuration.
+fn engine_config(config: &Config, data: &DataDir, policy: Policy) -> anyhow::Result<EngineConfig> {
+    let voucher_signer = voucher_peer::signer(data.keypair()).context(
+        "the key in node.key is not an Ed25519 one; move it away, and a new one is made",
+    )?;
+    Ok(EngineConfig {
+        role: config.role,
+        share: config.share,
+        policy,
+        upstream_mode: config.upstream_mode.into(),
+        store_dir: config.store.to_string_lossy().trim_end_matches('/').to_owned(),
+        expects_peers: !config.bootstrap.is_empty(),
+        voucher_signer,
+        voucher_keys: config.voucher_keys.iter().map(VoucherPeer::key).collect(),
+    })
+}
+
+/// Lists what a node with this configuration would share, from what is on disk: nothing is hashed
+/// and nobody asked. Blocking.
+///
+/// # Errors
+/// When keys, data directory or store can't be read.
+pub fn list_shared_at_rest(
+    config: &Config,
+    data: &DataDir,
+    tell: impl FnMut(Vec<SharedEntry>) -> bool,
+) -> anyhow::Result<()> {
+    let loaded = acl::load(&config.acl)?;
+    let store = open_store(data, config)?;
+    let policy = Policy::new(&config.share_include, &config.share_exclude)?;
+    let engine = Engine::new(
+        engine_config(config, data, policy.clone())?,
+        store.clone(),
+        None,
+        loaded.acl,
+        Arc::new(Metrics::new()),
+    );
+    if let Some(own_store) = own_store_config(config, policy) {
+        match engine.recall_store(own_store) {
+            Err(error) if config.store_db_is_default => warn!("the store is left out: {error}"),
+            recalled => recalled?,
+        }
+    }
+    let listed = engine.list_shared(tell);
+    store.close();
+    Ok(listed?)
+}
+
 /// The substitute servers, if there are any, and connections to them under way.
 fn connect_upstreams(
     urls: Vec<Url>,
@@ -195,6 +239,37 @@ fn open_store(data: &DataDir, config: &Config) -> anyhow::Result<Arc<Store>> {
     };
     let store = Store::open(data, &StoreConfig { max_bytes, ..StoreConfig::default() })?;
     Ok(Arc::new(store))
+}
+
+/// Which store of the system is shared, if any.
+fn own_store_config(config: &Config, policy: Policy) -> Option<SystemStoreConfig> {
+    let off = !config.share_store || config.share == Share::Nothing || config.role == Role::Proxy;
+    if off || (config.store_db_is_default && !config.store_db.exists()) {
+        return None;
+    }
+    Some(SystemStoreConfig {
+        store: config.store.clone(),
+        database: config.store_db.clone(),
+        guix_cache: config.guix_cache.clone(),
+        data_dir: config.data_dir.clone(),
+        policy,
+        fetched_only: config.share == Share::Fetched,
+        lookups_per_minute: config.store_lookups_per_minute,
+    })
+}
+
+/// Begins to share the system's store, where there is one.
+async fn share_store(engine: &Engine, config: &Config, policy: Policy) -> anyhow::Result<()> {
+    let Some(store) = own_store_config(config, policy) else { return Ok(()) };
+    let (sharing, runtime) = (engine.clone(), tokio::runtime::Handle::current());
+    match spawn_blocking(move || sharing.share_store(store, runtime)).await? {
+        // One that nobody asked for doesn't keep the node from working.
+        Err(error) if config.store_db_is_default => {
+            warn!("the store is not shared: {error}");
+            Ok(())
+        }
+        shared => Ok(shared?),
+    }
 }
 
 /// Starts the network. The default port gives way to a free one when another node has it.

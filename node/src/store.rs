@@ -240,6 +240,23 @@ impl Store {
         self.inner.with_index(|index| index.held_items(after, limit))
     }
 
+    /// Items whose narinfos are kept, with these, as [`Store::held_items`] goes through those whose
+    /// nars are.
+    ///
+    /// # Errors
+    /// Failures of the disk.
+    pub fn known_items(
+        &self,
+        after: Option<StoreHash>,
+        limit: usize,
+    ) -> Result<Vec<(StoreHash, Bytes)>, StoreError> {
+        let items = self.inner.with_index(|index| index.known_items(after, limit))?;
+        let narinfos = items.into_iter().map(|item| Ok((item, self.narinfo(&item)?)));
+        let narinfos = narinfos.collect::<Result<Vec<_>, StoreError>>()?;
+        // One that the disk has lost is passed on as one that nobody believes.
+        Ok(narinfos.into_iter().map(|(item, kept)| (item, kept.unwrap_or_default())).collect())
+    }
+
     /// Items whose nars have left the cache since this was last called, for withdrawal from where
     /// they were announced.
     #[must_use]

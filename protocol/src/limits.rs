@@ -2,6 +2,10 @@
 //!
 //! Units stand last in each name.
 
+mod system_store;
+
+pub use system_store::*;
+
 /// Longest name of a store item after hash and dash: the daemon's own limit (`checkStoreName`).
 pub const MAX_ITEM_NAME_BYTES: usize = 211;
 

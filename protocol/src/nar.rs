@@ -13,16 +13,18 @@
 //! ```
 //!
 //! [`Reader`] turns octets into [`Event`]s however they are cut, [`Writer`] turns events into
-//! octets. Both refuse what is not the one canonical archive of some tree: entries out of order,
+//! octets, [`Layout`] knows where in the nar of a tree everything lies. All refuse what is not the one canonical archive of some tree: entries out of order,
 //! names that no directory can have, padding that is not zero, anything after the end. Names and
 //! targets are octets; they need not be UTF-8.
 
+mod layout;
 mod read;
 mod write;
 
 #[cfg(test)]
 mod tests;
 
+pub use layout::{FileId, Layout, LayoutBuilder, Node, Part};
 pub use read::Reader;
 pub use write::Writer;
 

@@ -16,3 +16,4 @@ pub mod process;
 pub mod raw_tcp;
 pub mod report;
 pub mod run;
+pub mod trees;

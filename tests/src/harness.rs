@@ -8,6 +8,7 @@ pub mod compression;
 pub mod delay;
 pub mod entry_node;
 pub mod guix;
+pub mod guix_store;
 pub mod holding;
 pub mod http_client;
 pub mod liar;

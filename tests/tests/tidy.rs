@@ -19,7 +19,7 @@ const MAX_SOURCE_LINES: usize = 500;
 const MAX_ARCHITECTURE_LINES: usize = 200;
 
 /// The parts of the node that never know each other.
-const PARTS: [&str; 4] = ["http", "net", "store", "upstream"];
+const PARTS: [&str; 5] = ["http", "net", "store", "system_store", "upstream"];
 
 /// What of the node every part may use besides itself.
 const COMMON: [&str; 2] = ["metrics", "rate"];

@@ -4,7 +4,7 @@
 //! the spot and signed with a key generated for it; fetched through the workstation's substitute
 //! URL as guix would, and compared. Nothing is left behind.
 
-use crate::config::{Config, ModeName, Role};
+use crate::config::{Config, ModeName, Role, Share};
 use crate::engine::mirror;
 use crate::nar_tree;
 use crate::node::Node;
@@ -124,11 +124,19 @@ fn config(dir: &Path, role: Role, key: &Path, bootstrap: Vec<libp2p::Multiaddr>)
         acl: vec![key.to_owned()],
         voucher_keys: Vec::new(),
         store: "/gnu/store".into(),
+        share_store: false,
+        store_db: "/var/guix/db/db.sqlite".into(),
+        guix_cache: "/var/guix/substitute/cache".into(),
+        store_lookups_per_minute: 0,
+        share: Share::Public,
+        share_include: Vec::new(),
+        share_exclude: Vec::new(),
         cache_gib: 8,
         upload_rate: Rate::default(),
         upload_rate_per_peer: Rate::default(),
         download_rate: Rate::default(),
         listen_is_default: false,
+        store_db_is_default: true,
     }
 }
 

@@ -16,9 +16,6 @@ pub struct RunArgs {
     acl: AclArgs,
     #[command(flatten)]
     node: NodeArgs,
-    /// Share nothing from the store. This version shares only what it has fetched or imported.
-    #[arg(long)]
-    no_store: bool,
 }
 
 /// Runs a node until SIGINT or SIGTERM.

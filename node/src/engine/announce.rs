@@ -1,8 +1,9 @@
 //! Tells the DHT what this node holds.
 
-use super::{Engine, Inner};
+use super::{Engine, Inner, resolve};
 use narswarm_protocol::provider_key::provider_key;
 use narswarm_protocol::store_path::StoreHash;
+use std::sync::Arc;
 use tracing::{info, warn};
 
 /// Keys handed to the routing port at a time.
@@ -10,7 +11,7 @@ const PAGE: usize = 1000;
 
 /// Announces some items.
 pub(super) async fn announce(inner: &Inner, items: &[StoreHash]) {
-    if inner.config.role == crate::config::Role::Proxy {
+    if inner.config.shares_nothing() {
         return;
     }
     let Some(net) = inner.net.get() else { return };
@@ -22,10 +23,28 @@ pub(super) async fn announce(inner: &Inner, items: &[StoreHash]) {
 
 /// Stops announcing what has left the cache.
 pub(super) async fn withdraw_evicted(inner: &Inner) {
-    let items = inner.store.take_withdrawn();
+    let mut items = inner.store.take_withdrawn();
+    let own_store = inner.own_store.get();
+    items.retain(|item| own_store.is_none_or(|store| store.shared(item).is_none()));
     let Some(net) = inner.net.get().filter(|_| !items.is_empty()) else { return };
     let keys: Vec<_> = items.iter().map(provider_key).collect();
     net.routing().withdraw(&keys).await;
+}
+
+/// Stops announcing what has left the system's store, unless it is in the cache.
+pub(super) async fn withdraw(inner: &Arc<Inner>, items: Vec<StoreHash>) {
+    let looking = inner.clone();
+    let gone = tokio::task::spawn_blocking(move || {
+        let is_cached = |item: &StoreHash| {
+            let known = resolve::from_store(&looking, item);
+            known.is_some_and(|k| looking.store.holds(&k.narinfo.nar_hash()).unwrap_or(false))
+        };
+        items.iter().filter(|item| !is_cached(item)).map(provider_key).collect::<Vec<_>>()
+    });
+    let Ok(keys) = gone.await else { return };
+    if let Some(net) = inner.net.get().filter(|_| !keys.is_empty()) {
+        net.routing().withdraw(&keys).await;
+    }
 }
 
 /// Announces everything held, page by page.

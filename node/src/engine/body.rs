@@ -1,4 +1,7 @@
-//! Nars on their way to HTTP clients: from the cache, or as they are being fetched.
+//! Nars on their way to HTTP clients: from the cache, from the system's store, or as they are
+//! being fetched.
+
+mod own_store;
 
 use super::progress::{Cause, Progress};
 use super::{Inner, resolve};
@@ -71,7 +74,10 @@ async fn open_plain(
     let (start, end) = part.clone().map_or((0, length), |part| (part.start, part.end));
     let body = match held(inner, narinfo).await {
         Some(held) => pieces(inner, narinfo, held, start),
-        None => fetched(inner, narinfo, start).await?,
+        None => match own_store::open(inner, narinfo).await {
+            Some(tree) => own_store::body(inner, narinfo, tree, start),
+            None => fetched(inner, narinfo, start).await?,
+        },
     };
     let body = if end < length { take_bytes(body, end - start) } else { body };
     Ok(NarReply { length, range: part, nar_hash, body })
@@ -194,7 +200,11 @@ async fn open_zstd(
     narinfo: &VerifiedNarinfo,
     want: NarWant,
 ) -> Result<NarReply, NarRefusal> {
-    let held = match held(inner, narinfo).await {
+    let mut found = held(inner, narinfo).await;
+    if found.is_none() {
+        found = own_store::compressed(inner, narinfo).await;
+    }
+    let held = match found {
         Some(held) => held,
         None => {
             let progress = inner.fetch_of(narinfo).await?;

@@ -132,7 +132,11 @@ impl Inner {
             let root = list.root(&narinfo.nar_hash());
             inner.keep_narinfo(&narinfo)?;
             let held = partial.finish(&list, root)?;
-            inner.public.insert(narinfo.nar_hash(), true);
+            // Whether others may have it is decided when one asks.
+            inner.public.invalidate(&narinfo.nar_hash());
+            if let Some(store) = inner.own_store.get() {
+                store.note_fetched(&narinfo.item().hash());
+            }
             Ok::<_, StoreError>((held, narinfo.item().hash()))
         });
         let (held, item) = match kept.await {

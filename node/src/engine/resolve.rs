@@ -10,6 +10,7 @@ mod swarm;
 
 use super::Inner;
 use crate::http::NarinfoAnswer;
+pub(super) use believe::verify;
 use believe::{Offer, VERIFIED_AT_ONCE, Verdict, believe, cores};
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt, Shared};
@@ -18,8 +19,10 @@ use narswarm_protocol::limits;
 use narswarm_protocol::narinfo::{Compression, NarSource, VerifiedNarinfo};
 use narswarm_protocol::store_path::StoreHash;
 use search::Search;
+pub(super) use search::{HEARD, Heard};
 use std::collections::HashMap;
 use std::sync::Arc;
+pub(super) use swarm::{ask_swarm, ask_upstream};
 use tokio::sync::oneshot;
 use tracing::warn;
 

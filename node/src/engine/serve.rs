@@ -6,13 +6,14 @@
 //! answered like what doesn't exist.
 
 use super::progress::{Progress, Shareable};
+use super::resolve::Known;
 use super::{Inner, resolve};
-use crate::config::Role;
 use crate::net::{Held, Responder, ServedNar};
 use crate::store::HeldNar;
+use crate::system_store::TreeNar;
 use libp2p::PeerId;
 use narswarm_protocol::hash::{NarHash, Root};
-use narswarm_protocol::piece::PieceList;
+use narswarm_protocol::piece::{PieceLayout, PieceList};
 use narswarm_protocol::piece_set::PieceSet;
 use narswarm_protocol::store_path::StoreHash;
 use narswarm_protocol::voucher::Voucher;
@@ -26,19 +27,22 @@ pub(super) struct Sharing(pub Arc<Inner>);
 
 impl Responder for Sharing {
     fn query(&self, hashes: &[StoreHash]) -> Vec<Option<Held>> {
-        if self.0.config.role == Role::Proxy {
+        if self.0.config.shares_nothing() {
             return vec![None; hashes.len()];
         }
         hashes.iter().map(|hash| self.held(hash)).collect()
     }
 
     fn open(&self, peer: PeerId, nar: &NarHash) -> Option<Arc<dyn ServedNar>> {
-        if self.0.config.role == Role::Proxy || !self.is_public(nar) {
+        if self.0.config.shares_nothing() || !self.is_public(nar) {
             return None;
         }
         if let Some(held) = self.0.held(nar) {
             self.0.store.touch(nar);
             return Some(Arc::new(Served { held, nar: *nar, inner: self.0.clone() }));
+        }
+        if let Some(tree) = self.0.own_store.get().and_then(|store| store.nar(nar)) {
+            return Some(Arc::new(FromStore { tree, nar: *nar, inner: self.0.clone() }));
         }
         let fetching = self.0.fetching(nar)?;
         fetching.note_asker(peer);
@@ -49,16 +53,34 @@ impl Responder for Sharing {
 }
 
 impl Sharing {
-    fn held(&self, hash: &StoreHash) -> Option<Held> {
+    /// The narinfo of an item that others may know of. What the policy hides is looked for under a
+    /// hash that nothing has, so that the answer is found in the same way as that for what doesn't
+    /// exist.
+    fn public(&self, hash: &StoreHash) -> Option<Arc<Known>> {
+        let is_hidden = self.0.own_store.get().is_some_and(|store| store.is_hidden(hash));
+        let hash = if is_hidden { &self.0.nothing } else { hash };
         let known = resolve::from_store(&self.0, hash)?;
+        self.0.config.policy.allows_cached(known.narinfo.item()).then_some(known)
+    }
+
+    fn held(&self, hash: &StoreHash) -> Option<Held> {
+        let known = self.public(hash)?;
         let nar_hash = known.narinfo.nar_hash();
         let whole = |nar: Arc<HeldNar>| (nar.root(), nar.list().layout().piece_count());
-        let held = self.0.held(&nar_hash).map(whole).or_else(|| self.fetching(&nar_hash));
+        let held = self.0.held(&nar_hash).map(whole);
+        let held = held.or_else(|| self.in_own_store(&nar_hash));
+        let held = held.or_else(|| self.fetching(&nar_hash));
         Some(Held {
             narinfo: known.body.clone(),
             root: held.map(|(root, _)| root),
             pieces_held: held.map_or(0, |(_, pieces)| pieces),
         })
+    }
+
+    /// What can be given from the system's store, by memory alone.
+    fn in_own_store(&self, nar: &NarHash) -> Option<(Root, u32)> {
+        let shared = self.0.own_store.get()?.shared_nar(nar)?;
+        Some((shared.root, PieceLayout::new(shared.nar_size)?.piece_count()))
     }
 
     /// What can be given of a nar that is being fetched. Never all of it: only who has hashed the
@@ -73,10 +95,9 @@ impl Sharing {
     fn is_public(&self, nar: &NarHash) -> bool {
         self.0.public.get_with(*nar, || {
             let items = self.0.store.items_of(nar).unwrap_or_default();
-            items.iter().any(|item| {
-                resolve::from_store(&self.0, item)
-                    .is_some_and(|known| known.narinfo.nar_hash() == *nar)
-            })
+            items
+                .iter()
+                .any(|item| self.public(item).is_some_and(|known| known.narinfo.nar_hash() == *nar))
         })
     }
 }
@@ -118,6 +139,35 @@ impl ServedNar for Served {
 
     fn vouchers(&self) -> Vec<Voucher> {
         self.inner.vouching.given(&self.nar, self.held.root(), true)
+    }
+}
+
+/// A nar of the system's store that a peer reads. The pieces leave as they are: whoever compresses
+/// them on the way does it where they are sent.
+struct FromStore {
+    tree: TreeNar,
+    nar: NarHash,
+    inner: Arc<Inner>,
+}
+
+impl ServedNar for FromStore {
+    fn root(&self) -> Root {
+        self.tree.root()
+    }
+
+    fn list(&self) -> &PieceList {
+        self.tree.list()
+    }
+
+    fn frame(&self, index: u32) -> io::Result<Option<Frame>> {
+        // An item that has changed or is gone: the peer is told that the piece is missing.
+        let bytes = self.tree.piece(index).map_err(io::Error::other)?;
+        self.inner.metrics.sent_to_peers_bytes.inc_by(bytes.len() as u64);
+        Ok(Some(Frame { encoding: Encoding::Raw, bytes }))
+    }
+
+    fn vouchers(&self) -> Vec<Voucher> {
+        self.inner.vouching.given(&self.nar, self.tree.root(), true)
     }
 }
 

@@ -223,6 +223,21 @@ impl Index {
         Ok(items)
     }
 
+    /// Items after `after` whose narinfos are kept, in order, at most `limit`.
+    ///
+    /// # Errors
+    /// What sled says.
+    pub fn known_items(
+        &self,
+        after: Option<StoreHash>,
+        limit: usize,
+    ) -> Result<Vec<StoreHash>, sled::Error> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let start = after.map_or(Unbounded, |item| Excluded(IVec::from(&item.0)));
+        let keys = self.narinfos.range((start, Unbounded)).keys().take(limit);
+        keys.map(|key| Ok(StoreHash(key?.as_ref().try_into().map_err(|_| malformed())?))).collect()
+    }
+
     /// What is known of a nar of the cache.
     ///
     /// # Errors

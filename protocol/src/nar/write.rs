@@ -180,13 +180,13 @@ fn close(out: &mut impl FnMut(&[u8]), depth: usize) -> Expect {
     Expect::Entry
 }
 
-fn strings(out: &mut impl FnMut(&[u8]), all: &[&[u8]]) {
+pub(super) fn strings(out: &mut impl FnMut(&[u8]), all: &[&[u8]]) {
     for octets in all {
         string(out, octets);
     }
 }
 
-fn string(out: &mut impl FnMut(&[u8]), octets: &[u8]) {
+pub(super) fn string(out: &mut impl FnMut(&[u8]), octets: &[u8]) {
     let length = octets.len() as u64;
     out(&length.to_le_bytes());
     out(octets);

@@ -47,6 +47,15 @@ impl Stage {
         self.folder.path().join(name)
     }
 
+    /// Lets every user of the machine in.
+    ///
+    /// # Panics
+    /// When that isn't allowed.
+    pub fn opens_to_all(&self) {
+        let all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(self.folder.path(), all).expect("our own directory");
+    }
+
     /// A node that keeps its data under this name: the same name is the same node again.
     #[must_use]
     pub fn node(&self, name: &str) -> NodeSpec {

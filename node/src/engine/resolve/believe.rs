@@ -34,7 +34,7 @@ impl Offer {
 }
 
 /// What became of an offer.
-pub(super) struct Verdict {
+pub(in crate::engine) struct Verdict {
     pub hash: StoreHash,
     /// The narinfo, if it is believed.
     pub known: Option<Arc<Known>>,
@@ -73,6 +73,35 @@ pub(super) fn believe(inner: &Inner, offers: &[Offer]) -> Vec<Verdict> {
         }
     }
     verdicts
+}
+
+/// Judges narinfos, each for the item of a hash, without making them known: there may be many, and
+/// nobody has asked for them.
+pub(in crate::engine) fn verify(
+    inner: &Inner,
+    offers: &[(StoreHash, Bytes)],
+) -> Vec<Option<VerifiedNarinfo>> {
+    let mut verified = vec![None; offers.len()];
+    let (mut candidates, mut positions) = (Vec::new(), Vec::new());
+    for (position, (hash, narinfo)) in offers.iter().enumerate() {
+        match UnverifiedNarinfo::parse(narinfo) {
+            Ok(narinfo) => {
+                candidates.push(narinfo);
+                positions.push(position);
+            }
+            Err(error) => refuse(inner, hash, &error.to_string()),
+        }
+    }
+    let judged = UnverifiedNarinfo::verify_all(candidates, &inner.acl.load());
+    for (position, verdict) in positions.into_iter().zip(judged) {
+        let hash = &offers[position].0;
+        let checked = verdict.map_err(|refusal| refusal.to_string());
+        match checked.and_then(|narinfo| fitting(inner, hash, narinfo)) {
+            Ok(narinfo) => verified[position] = Some(narinfo),
+            Err(reason) => refuse(inner, hash, &reason),
+        }
+    }
+    verified
 }
 
 /// Whether it is what was asked for.

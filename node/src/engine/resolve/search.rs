@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 /// What a search hears.
-pub(super) enum Heard {
+pub(in crate::engine) enum Heard {
     /// Upstream has no narinfo of this hash to give.
     Upstream(StoreHash, NarinfoReply),
     /// Narinfos that upstream gave have been judged.
@@ -49,7 +49,7 @@ pub(super) struct Search {
 }
 
 /// Events that wait for the search: replies are small.
-pub(super) const HEARD: usize = 256;
+pub(in crate::engine) const HEARD: usize = 256;
 
 impl Search {
     pub fn new(inner: Arc<Inner>, waiting: Waiting) -> Self {
@@ -218,7 +218,12 @@ impl Search {
                 .iter()
                 .map(|k| (k.narinfo.item().hash(), k.narinfo.nar_hash(), original(k)))
                 .collect();
-            inner.store.put_narinfos(&batch)
+            let kept = inner.store.put_narinfos(&batch);
+            if let Some(store) = inner.own_store.get() {
+                let items: Vec<_> = batch.iter().map(|(hash, _, _)| *hash).collect();
+                store.note_signed(&items);
+            }
+            kept
         });
         if let Ok(Err(error)) = kept.await {
             warn!("narinfos were served but not kept: {error}");

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 /// Has upstream answer for `hashes`.
-pub(super) async fn ask_upstream(
+pub(in crate::engine) async fn ask_upstream(
     inner: Arc<Inner>,
     hashes: Vec<StoreHash>,
     say: mpsc::Sender<Heard>,
@@ -63,7 +63,7 @@ pub(super) async fn ask_upstream(
 
 /// Asks connected peers about everything at once, then (`thoroughly`) whoever the DHT names for
 /// what none of them has.
-pub(super) async fn ask_swarm(
+pub(in crate::engine) async fn ask_swarm(
     inner: Arc<Inner>,
     hashes: Vec<StoreHash>,
     thoroughly: bool,

@@ -1,0 +1,5 @@
+//! The system's store against real files and real databases.
+
+mod databases;
+mod sharing;
+mod trees;

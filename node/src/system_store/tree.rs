@@ -1,0 +1,147 @@
+//! The nar of a tree on disk, by seeking: where everything lies, and any octets of it.
+//!
+//! Nothing is copied and no symlink followed. That the octets are those that were hashed, whoever
+//! reads them finds out by their hashes: a file that was replaced or changed in place gives other
+//! octets, one that was cut off or is gone gives an error.
+
+use super::error::SystemStoreError;
+use narswarm_protocol::nar::{FileId, Layout, LayoutBuilder, Node, Part};
+use rustix::fs::OFlags;
+use std::ffi::OsStr;
+use std::fs::{self, DirEntry, File, Metadata, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Range;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// The permission that makes a file executable in a nar (`archive.cc`: `S_IXUSR`).
+const OWNER_MAY_EXECUTE: u32 = 0o100;
+
+/// Looks at every entry of the tree at `path`, and opens no file.
+///
+/// # Errors
+/// What can't be read, and trees that no nar can hold.
+pub fn lay_out(path: &Path) -> Result<Layout, SystemStoreError> {
+    let mut walk = Walk { builder: LayoutBuilder::new() };
+    let metadata = fs::symlink_metadata(path).map_err(|source| io_error(path, source))?;
+    walk.node(path, &metadata)?;
+    walk.builder.finish().map_err(|source| SystemStoreError::Tree { path: path.into(), source })
+}
+
+fn io_error(path: &Path, source: io::Error) -> SystemStoreError {
+    SystemStoreError::Io { path: path.to_owned(), source }
+}
+
+struct Walk {
+    builder: LayoutBuilder,
+}
+
+impl Walk {
+    fn node(&mut self, path: &Path, metadata: &Metadata) -> Result<(), SystemStoreError> {
+        let refused = |source| SystemStoreError::Tree { path: path.to_owned(), source };
+        if metadata.is_symlink() {
+            let target = fs::read_link(path).map_err(|source| io_error(path, source))?;
+            return self
+                .builder
+                .node(Node::Symlink(target.as_os_str().as_bytes()))
+                .map_err(refused);
+        }
+        if metadata.is_file() {
+            let executable = metadata.mode() & OWNER_MAY_EXECUTE != 0;
+            let size = metadata.len();
+            return self.builder.node(Node::File { executable, size }).map_err(refused);
+        }
+        if !metadata.is_dir() {
+            return Err(SystemStoreError::Kind { path: path.to_owned() });
+        }
+        // Refuses what is nested too deep, which bounds the recursion.
+        self.builder.node(Node::Directory).map_err(refused)?;
+        let mut entries = fs::read_dir(path)
+            .and_then(|entries| {
+                let named = |entry: DirEntry| (entry.file_name().into_vec(), entry);
+                entries.map(|entry| entry.map(named)).collect::<io::Result<Vec<_>>>()
+            })
+            .map_err(|source| io_error(path, source))?;
+        entries.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        let mut child = path.to_owned();
+        for (name, entry) in entries {
+            child.push(OsStr::from_bytes(&name));
+            self.builder.entry(&name).map_err(refused)?;
+            let metadata = entry.metadata().map_err(|source| io_error(&child, source))?;
+            self.node(&child, &metadata)?;
+            child.pop();
+        }
+        self.builder.leave().map_err(refused)
+    }
+}
+
+/// Reads octets of a tree's nar. Keeps the file open that it read last, since the next octets are
+/// mostly in it too.
+#[derive(Debug)]
+pub struct TreeReader {
+    root: PathBuf,
+    last: Option<(FileId, File)>,
+}
+
+impl TreeReader {
+    /// A reader of the tree at `root`.
+    #[must_use]
+    pub fn new(root: PathBuf) -> Self {
+        Self { root, last: None }
+    }
+
+    /// The octets of the nar in `range`, which lies within it.
+    ///
+    /// # Errors
+    /// What the file system says; `UnexpectedEof` when a file is shorter than it was.
+    pub fn read(&mut self, layout: &Layout, range: Range<u64>) -> io::Result<Vec<u8>> {
+        let len = usize::try_from(range.end - range.start)
+            .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let mut octets = Vec::with_capacity(len);
+        layout.parts(range, &mut |part| match part {
+            Part::Octets(known) => {
+                octets.extend_from_slice(known);
+                Ok(())
+            }
+            Part::Contents { file, range } => self.contents(layout, file, range, &mut octets),
+        })?;
+        if octets.len() == len { Ok(octets) } else { Err(io::ErrorKind::InvalidInput.into()) }
+    }
+
+    fn contents(
+        &mut self,
+        layout: &Layout,
+        id: FileId,
+        range: Range<u64>,
+        octets: &mut Vec<u8>,
+    ) -> io::Result<()> {
+        let (mut file, is_new) = match self.last.take() {
+            Some((last, file)) if last == id => (file, false),
+            _ => (self.open(layout, id)?, true),
+        };
+        if !is_new || range.start > 0 {
+            file.seek(SeekFrom::Start(range.start))?;
+        }
+        let wanted = range.end - range.start;
+        let read = (&file).take(wanted).read_to_end(octets)?;
+        if read as u64 != wanted {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.last = Some((id, file));
+        Ok(())
+    }
+
+    fn open(&self, layout: &Layout, id: FileId) -> io::Result<File> {
+        let mut path = self.root.clone().into_os_string().into_vec();
+        let root_len = path.len();
+        path.push(b'/');
+        layout.write_path(id, &mut path);
+        if path.len() == root_len + 1 {
+            path.pop();
+        }
+        // Should it have been replaced: neither follow a symlink nor wait for a pipe.
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+        OpenOptions::new().read(true).custom_flags(flags).open(OsStr::from_bytes(&path))
+    }
+}
