@@ -7,6 +7,7 @@
 //!
 //! - below: `transport`, `tls`, `yamux`, `pacing` (TCP before QUIC before relays);
 //! - who and where: `behaviour`, `swarm` (the task), `book`, [`peers`], `dialing`, [`routing`];
+//! - `networks`: what one network of the Internet may have of this node;
 //! - [`reach`]: how others reach this node, whatever its NAT does, and what may be dialled;
 //! - conversations: `streams`, `messages`, `query` and [`transfer`] (asking), `serve`.
 
@@ -18,6 +19,7 @@ mod dialing;
 pub mod error;
 pub mod events;
 mod messages;
+mod networks;
 mod pacing;
 pub mod peers;
 mod query;
@@ -65,6 +67,7 @@ use narswarm_protocol::limits::MAX_CONNECTION_STREAMS;
 use narswarm_protocol::store_path::StoreHash;
 use parking_lot::Mutex;
 use reach::upkeep::Reaching;
+use routing::diversity::Diversity;
 use routing::kad::{KadRouting, Lookups};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -144,15 +147,14 @@ impl Net {
             control: control.clone(),
             dialing: Dialing::new(&config.bootstrap, known, config.timing.redial, Instant::now()),
             lookups: Lookups::new(peer, table.clone()),
+            diversity: Diversity::default(),
             reaching: Reaching::new(&config, guard),
             kept: Task::kept_peers(),
             events,
             commands: receiver,
         };
         listen(&mut task, &config.listen).await?;
-        for address in &config.reach.external {
-            task.swarm.add_external_address(address.clone());
-        }
+        task.confirm(config.reach.external.clone());
         let task = Mutex::new(Some(tokio::spawn(task.run())));
         let routing = Arc::new(KadRouting::new(commands.clone(), table, config.timing.find));
         let (timing, download) = (config.timing, config.download);

@@ -2,6 +2,7 @@
 
 use super::book::{Book, Reach, reach};
 use super::config::NetConfig;
+use super::networks;
 use super::reach::probe::Probe;
 use super::routing::records::ProviderRecords;
 use super::streams::{self, Accept, Control};
@@ -44,6 +45,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(15);
 pub struct Behaviour {
     /// Bounds the number of connections. Comes first, so that nothing is set up in vain.
     pub limits: connection_limits::Behaviour,
+    /// Bounds what one network of the Internet has of them.
+    pub networks: networks::Behaviour,
     /// Keeps banned peers out.
     pub banned: allow_block_list::Behaviour<allow_block_list::BlockedPeers>,
     /// Our own protocols.
@@ -94,6 +97,7 @@ impl Behaviour {
         let helps = reach.help && config.server;
         let behaviour = Self {
             limits: connection_limits::Behaviour::new(connection_limits()),
+            networks: networks::Behaviour::default(),
             banned: allow_block_list::Behaviour::default(),
             streams,
             identify: identify::Behaviour::new(identify),

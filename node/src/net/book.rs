@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// From how far an address can be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,9 +60,23 @@ pub fn is_plausible(address: &Multiaddr, from: Reach) -> bool {
     reach(address).is_some_and(|reach| reach >= from)
 }
 
+/// How long a peer that could not be reached is left alone at first, and at most: twice as long each
+/// time, so that many who want it don't all dial it in vain.
+const REST: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(600));
+
+/// What is known of one peer.
+#[derive(Default)]
+struct Entry {
+    /// The best first.
+    addresses: Vec<Multiaddr>,
+    /// Attempts that have failed since the last that didn't.
+    failures: u32,
+    rests_until: Option<Instant>,
+}
+
 /// The addresses of the peers heard of lately, shared by all that dial.
 #[derive(Clone)]
-pub struct Book(Arc<Mutex<LruCache<PeerId, Vec<Multiaddr>>>>);
+pub struct Book(Arc<Mutex<LruCache<PeerId, Entry>>>);
 
 impl Default for Book {
     fn default() -> Self {
@@ -71,37 +86,83 @@ impl Default for Book {
 }
 
 impl Book {
-    /// Adds addresses behind those known; says whether any is new.
+    /// Adds addresses behind those known; says whether any is new. A peer with a new one may be
+    /// dialled again at once.
     pub fn add(&self, peer: PeerId, addresses: impl IntoIterator<Item = Multiaddr>) -> bool {
         let mut addresses = addresses.into_iter().map(without_peer).peekable();
         if addresses.peek().is_none() {
             return false;
         }
         let mut book = self.0.lock();
-        let known = book.get_or_insert_mut(peer, Vec::new);
-        let before = known.len();
+        let entry = book.get_or_insert_mut(peer, Entry::default);
+        let before = entry.addresses.len();
         for address in addresses {
-            if known.len() < MAX_PEER_ADDRESSES && !known.contains(&address) {
-                known.push(address);
+            if entry.addresses.len() < MAX_PEER_ADDRESSES && !entry.addresses.contains(&address) {
+                entry.addresses.push(address);
             }
         }
-        known.len() > before
+        let news = entry.addresses.len() > before;
+        if news {
+            entry.rests_until = None;
+        }
+        news
     }
 
     /// Puts an address first, as it has just worked.
     pub fn prefer(&self, peer: PeerId, address: &Multiaddr) {
         let address = without_peer(address.clone());
         let mut book = self.0.lock();
-        let known = book.get_or_insert_mut(peer, Vec::new);
-        known.retain(|other| *other != address);
-        known.insert(0, address);
-        known.truncate(MAX_PEER_ADDRESSES);
+        let entry = book.get_or_insert_mut(peer, Entry::default);
+        entry.addresses.retain(|other| *other != address);
+        entry.addresses.insert(0, address);
+        entry.addresses.truncate(MAX_PEER_ADDRESSES);
+        (entry.failures, entry.rests_until) = (0, None);
+    }
+
+    /// Replaces what is known but for what has worked, as the peer itself has told where it is.
+    /// Addresses that it no longer has would only be dialled in vain.
+    pub fn tell(&self, peer: PeerId, addresses: Vec<Multiaddr>) {
+        if addresses.is_empty() {
+            return;
+        }
+        let mut book = self.0.lock();
+        let entry = book.get_or_insert_mut(peer, Entry::default);
+        entry.addresses.truncate(1);
+        drop(book);
+        self.add(peer, addresses);
+    }
+
+    /// A peer could not be reached at these addresses: others are tried before them, and the peer is
+    /// left alone for a while.
+    pub fn failed(&self, peer: PeerId, addresses: &[Multiaddr], now: Instant) {
+        let failed: Vec<_> = addresses.iter().cloned().map(without_peer).collect();
+        let mut book = self.0.lock();
+        let Some(entry) = book.get_mut(&peer) else { return };
+        // The sort is stable.
+        entry.addresses.sort_by_key(|address| failed.contains(address));
+        let rest = REST.0.saturating_mul(1 << entry.failures.min(16)).min(REST.1);
+        entry.failures = entry.failures.saturating_add(1);
+        entry.rests_until = Some(now + rest);
+    }
+
+    /// Somebody else answers at this address.
+    pub fn forget(&self, peer: PeerId, address: &Multiaddr) {
+        let address = without_peer(address.clone());
+        if let Some(entry) = self.0.lock().get_mut(&peer) {
+            entry.addresses.retain(|other| *other != address);
+        }
+    }
+
+    /// Whether a peer is left alone, since it could not be reached a moment ago.
+    #[must_use]
+    pub fn rests(&self, peer: &PeerId, now: Instant) -> bool {
+        self.0.lock().peek(peer).and_then(|entry| entry.rests_until).is_some_and(|at| now < at)
     }
 
     /// The addresses of a peer, the best first.
     #[must_use]
     pub fn addresses(&self, peer: &PeerId) -> Vec<Multiaddr> {
-        self.0.lock().get(peer).cloned().unwrap_or_default()
+        self.0.lock().get(peer).map(|entry| entry.addresses.clone()).unwrap_or_default()
     }
 
     /// How many peers are known.
@@ -163,5 +224,41 @@ mod tests {
         assert!(book.addresses(&peer).is_empty(), "the peer heard of longest ago is forgotten");
         assert!(!book.add(peer, []), "a peer without addresses is not known");
         assert_eq!(book.len(), MAX_KNOWN_PEERS);
+    }
+
+    #[test]
+    fn who_could_not_be_reached_is_left_alone_for_longer_each_time() {
+        let (book, peer, mut now) = (Book::default(), PeerId::random(), Instant::now());
+        let (dead, other) = (address("/ip4/10.0.0.1/tcp/1"), address("/ip4/10.0.0.1/tcp/2"));
+        book.add(peer, [dead.clone(), other.clone()]);
+        assert!(!book.rests(&peer, now));
+        book.failed(peer, std::slice::from_ref(&dead), now);
+        assert_eq!(book.addresses(&peer), [other.clone(), dead.clone()]);
+        assert!(book.rests(&peer, now) && !book.rests(&peer, now + REST.0));
+        for _ in 0..40 {
+            now += REST.1;
+            assert!(!book.rests(&peer, now));
+            book.failed(peer, &[], now);
+        }
+        assert!(book.rests(&peer, now + REST.1 / 2));
+        book.add(peer, [address("/ip4/10.0.0.1/tcp/3")]);
+        assert!(!book.rests(&peer, now), "it may be somewhere else");
+        book.failed(peer, &[], now);
+        book.prefer(peer, &dead);
+        book.failed(peer, &[], now);
+        assert!(!book.rests(&peer, now + REST.0), "it was reached meanwhile");
+        book.forget(peer, &dead);
+        assert!(!book.addresses(&peer).contains(&dead));
+    }
+
+    #[test]
+    fn what_a_peer_tells_of_itself_replaces_what_was_heard() {
+        let (book, peer) = (Book::default(), PeerId::random());
+        let works = address("/ip4/10.0.0.1/tcp/1");
+        book.add(peer, (2..9).map(|port| address(&format!("/ip4/10.0.0.1/tcp/{port}"))));
+        book.prefer(peer, &works);
+        let told = address("/ip4/10.0.0.1/tcp/100");
+        book.tell(peer, vec![told.clone()]);
+        assert_eq!(book.addresses(&peer), [works, told]);
     }
 }

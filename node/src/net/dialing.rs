@@ -7,6 +7,7 @@ use libp2p::swarm::ConnectionId;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::{Multiaddr, PeerId};
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// Known peers that are dialled at the start, until this many are connected: enough to find
@@ -15,6 +16,9 @@ const WANTED_PEERS: usize = 24;
 
 /// Known peers dialled with each tick while too few are connected.
 const PEERS_A_TICK: usize = 4;
+
+/// How much sooner or later than its pause an attempt is made.
+const JITTER: Range<f64> = 0.75..1.25;
 
 /// How a bootstrap node stands.
 enum State {
@@ -131,9 +135,10 @@ impl Dialing {
 }
 
 impl Target {
-    /// Waits for the next attempt, and longer before the one after it.
+    /// Waits for the next attempt, and longer before the one after it. Not all of those who have
+    /// lost the same node come back at the same moment.
     fn wait(&mut self, now: Instant, longest: Duration) {
-        self.state = State::Waiting(now + self.pause);
+        self.state = State::Waiting(now + self.pause.mul_f64(rand::random_range(JITTER)));
         self.pause = (self.pause * 2).min(longest);
     }
 }
@@ -160,14 +165,19 @@ mod tests {
             pauses.push(at - now);
             now = at;
         }
-        assert_eq!(pauses[..3], [PAUSES.0, 2 * PAUSES.0, 4 * PAUSES.0]);
-        assert_eq!(pauses[11], PAUSES.1);
+        let about = |pause: Duration, expected: Duration| {
+            JITTER.contains(&(pause.as_secs_f64() / expected.as_secs_f64()))
+        };
+        for (number, pause) in pauses[..3].iter().enumerate() {
+            assert!(about(*pause, PAUSES.0 * (1 << number)), "{pauses:?}");
+        }
+        assert!(about(pauses[11], PAUSES.1), "{pauses:?}");
 
         let [dial] = &dialing.due(now, 0)[..] else { panic!("one attempt is due") };
         dialing.connected(peer, dial.connection_id());
         assert!(dialing.due(now + PAUSES.1, 0).is_empty());
         dialing.disconnected(&peer, now);
-        assert_eq!(dialing.due(now + PAUSES.0, 0).len(), 1, "from the shortest pause again");
+        assert_eq!(dialing.due(now + 2 * PAUSES.0, 0).len(), 1, "from the shortest pause again");
     }
 
     #[test]

@@ -24,4 +24,7 @@ pub enum NetEvent {
     ListenAddress(Multiaddr),
     /// An address is no longer listened on.
     ListenAddressGone(Multiaddr),
+    /// Others reach this node at these addresses from now on, and at no others from afar: what was
+    /// announced with others leads nowhere.
+    ExternalAddresses(Vec<Multiaddr>),
 }

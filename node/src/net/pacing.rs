@@ -5,19 +5,22 @@
 //! beside which a direct one takes a moment longer. So a QUIC attempt waits for [`HEAD_START`] while
 //! a TCP attempt to the same peer is under way, and an attempt through a relay for
 //! [`DIRECT_HEAD_START`] while any direct one is; not at all when there is none or it has failed.
+//! Direct attempts are given up when they take far longer than others have.
 
 use super::reach::{is_direct, is_quic};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use libp2p::PeerId;
+use libp2p::core::Endpoint;
 use libp2p::core::transport::{DialOpts, ListenerId, Transport, TransportError, TransportEvent};
 use libp2p::multiaddr::{Multiaddr, Protocol};
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
@@ -111,17 +114,52 @@ impl Drop for Guard {
     }
 }
 
+/// How long a direct attempt may take at least: what a busy machine at the far end of a bad line
+/// needs.
+const LEAST_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long it may take at most, and before any has succeeded.
+const MOST_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long attempts take here, by those that have succeeded: an address that swallows packets is
+/// given up when hardly any other would still answer. Mean and mean deviation in seconds, weighed as
+/// TCP does with round trips (RFC 6298).
+#[derive(Clone, Default)]
+struct Patience(Arc<Mutex<Option<(f64, f64)>>>);
+
+impl Patience {
+    fn succeeded(&self, took: Duration) {
+        let took = took.as_secs_f64();
+        let mut known = self.0.lock();
+        *known = Some(match *known {
+            None => (took, took / 2.0),
+            Some((mean, deviation)) => {
+                let off = (mean - took).abs();
+                (mean + (took - mean) / 8.0, deviation + (off - deviation) / 4.0)
+            }
+        });
+    }
+
+    fn limit(&self) -> Duration {
+        let Some((mean, deviation)) = *self.0.lock() else { return MOST_PATIENCE };
+        // Twice what TCP would give: peers differ more than one peer's round trips.
+        let wanted = Duration::from_secs_f64(2.0 * (mean + 4.0 * deviation));
+        wanted.clamp(LEAST_PATIENCE, MOST_PATIENCE)
+    }
+}
+
 /// A transport for all, which paces its attempts. All attempts of one dialling are begun before
 /// any is polled, so each sees the better ones beside it, in whatever order they come.
 pub struct Paced<T> {
     inner: T,
     attempts: Attempts,
+    patience: Patience,
 }
 
 impl<T> Paced<T> {
     /// Paces the attempts of `inner`.
     pub fn new(inner: T) -> Self {
-        Self { inner, attempts: Attempts::default() }
+        Self { inner, attempts: Attempts::default(), patience: Patience::default() }
     }
 }
 
@@ -137,7 +175,7 @@ impl<T> Transport for Paced<T>
 where
     T: Transport + Unpin,
     T::Output: 'static,
-    T::Error: 'static,
+    T::Error: From<io::Error> + 'static,
     T::Dial: Send + 'static,
     T::ListenerUpgrade: 'static,
 {
@@ -165,7 +203,22 @@ where
     ) -> Result<Self::Dial, TransportError<T::Error>> {
         let peer = peer_of(&address);
         let rank = Rank::of(&address);
+        // Relays have deadlines of their own, and who punches a hole waits for the other side.
+        let impatient = rank != Rank::Relay && options.role == Endpoint::Dialer;
+        let patience = self.patience.clone();
         let dial = self.inner.dial(address, options)?;
+        let dial = async move {
+            if !impatient {
+                return dial.await;
+            }
+            let start = Instant::now();
+            let connection = match tokio::time::timeout(patience.limit(), dial).await {
+                Ok(outcome) => outcome?,
+                Err(_) => return Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+            };
+            patience.succeeded(start.elapsed());
+            Ok(connection)
+        };
         let Some(peer) = peer else { return Ok(dial.boxed()) };
         let (guard, attempts) = (self.attempts.begin(peer, rank), self.attempts.clone());
         let paced = async move {
@@ -219,6 +272,18 @@ mod tests {
         assert!((&mut waiting).now_or_never().is_none(), "QUIC is still tried");
         drop(quic);
         assert!(waiting.now_or_never().is_some());
+    }
+
+    #[test]
+    fn patience_follows_what_attempts_take() {
+        let patience = Patience::default();
+        assert_eq!(patience.limit(), MOST_PATIENCE);
+        (0..50).for_each(|_| patience.succeeded(Duration::from_millis(40)));
+        assert_eq!(patience.limit(), LEAST_PATIENCE);
+        (0..50).for_each(|_| patience.succeeded(Duration::from_millis(1900)));
+        assert!(patience.limit() > LEAST_PATIENCE && patience.limit() < MOST_PATIENCE);
+        (0..50).for_each(|_| patience.succeeded(Duration::from_secs(9)));
+        assert_eq!(patience.limit(), MOST_PATIENCE);
     }
 
     #[test]

@@ -31,6 +31,7 @@ pub struct PeerInfo {
 struct Connected {
     connections: BTreeMap<ConnectionId, Multiaddr>,
     rtt: Option<Duration>,
+    identified: bool,
     ours: bool,
     agent: String,
 }
@@ -69,15 +70,16 @@ impl Peers {
         }
     }
 
-    /// The peer has told what it runs.
-    pub fn identified(&mut self, peer: &PeerId, ours: bool, agent: &str) {
+    /// The peer has told what it runs; says whether it hadn't told the same before.
+    pub fn identified(&mut self, peer: &PeerId, ours: bool, agent: &str) -> bool {
         /// Agents are shown to people; a longer one is no name.
         const MAX_AGENT_CHARACTERS: usize = 64;
-        if let Some(entry) = self.connected.get_mut(peer) {
-            entry.ours = ours;
-            let shown = agent.chars().filter(|c| !c.is_control());
-            entry.agent = shown.take(MAX_AGENT_CHARACTERS).collect();
-        }
+        let Some(entry) = self.connected.get_mut(peer) else { return false };
+        let shown = agent.chars().filter(|c| !c.is_control());
+        let agent: String = shown.take(MAX_AGENT_CHARACTERS).collect();
+        let news = !entry.identified || entry.ours != ours || entry.agent != agent;
+        (entry.identified, entry.ours, entry.agent) = (true, ours, agent);
+        news
     }
 
     /// The peer has announced itself on the local network, or no longer does.

@@ -108,6 +108,9 @@ struct Observation {
 #[derive(Default)]
 pub struct Reachability {
     interfaces: BTreeSet<IpAddr>,
+    listens_by_quic: bool,
+    /// Whether a server has not reached an address of this node's own.
+    shut: bool,
     observed: BTreeMap<Kind, VecDeque<Observation>>,
     /// Addresses behind a NAT that servers have reached.
     tested: BTreeSet<Multiaddr>,
@@ -122,7 +125,9 @@ impl Reachability {
     pub fn set_interfaces(&mut self, listen: &[Multiaddr]) -> bool {
         let interfaces: BTreeSet<_> = listen.iter().filter_map(ip_of).collect();
         let news = interfaces != self.interfaces;
+        self.listens_by_quic = listen.iter().any(is_quic);
         if news {
+            self.shut = false;
             self.interfaces = interfaces;
             self.observed.clear();
             self.knocked.clear();
@@ -170,6 +175,11 @@ impl Reachability {
         }
         self.tested.insert(address);
         Vec::new()
+    }
+
+    /// A server has not reached an address.
+    pub fn not_reached(&mut self, address: &Multiaddr) {
+        self.shut |= self.is_own(address);
     }
 
     /// Somebody at `remote` whom this node has sent nothing has come in at `local`. Returns what is
@@ -247,8 +257,9 @@ impl Reachability {
             let own = sufficient.any(|address| self.is_own(address));
             return if own { Nat::Open } else { Nat::Public };
         }
-        // QUIC first: a TCP connection may have had to take another port than the one listened on.
-        let kinds = self.observed.iter().rev();
+        // QUIC, if there is any: a TCP connection may have had to take another port than the one
+        // listened on, which looks like a NAT that gives everybody another.
+        let kinds = self.observed.iter().filter(|((quic, _), _)| *quic || !self.listens_by_quic);
         let told = kinds.map(|(_, seen)| seen).find(|seen| seen.len() > 1);
         let Some(told) = told else { return Nat::Unknown };
         let mut addresses = told.iter().map(|seen| &seen.address);
@@ -256,7 +267,8 @@ impl Reachability {
         if !addresses.all(|address| address == first) {
             Nat::Symmetric
         } else if self.is_own(first) {
-            Nat::Restricted
+            // Until somebody has tried, it may as well be open.
+            if self.shut { Nat::Restricted } else { Nat::Unknown }
         } else {
             Nat::Cone
         }
@@ -350,7 +362,13 @@ mod tests {
         assert_eq!(node.nat(), Nat::Unknown, "another network");
         seen(&mut node, "198.51.100.1", 8711);
         seen(&mut node, "198.51.100.2", 8711);
+        assert_eq!(node.nat(), Nat::Unknown, "nobody has tried");
+        node.not_reached(&address("/ip4/203.0.113.7/udp/8711/quic-v1"));
         assert_eq!(node.nat(), Nat::Restricted);
+        let by_tcp = |by: &str| address(&format!("/ip4/{by}/tcp/1"));
+        node.observed(&by_tcp("198.51.100.1"), address("/ip4/203.0.113.7/tcp/1000"));
+        node.observed(&by_tcp("198.51.100.2"), address("/ip4/203.0.113.7/tcp/2000"));
+        assert_eq!(node.nat(), Nat::Restricted, "TCP tells less");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 mod conformance;
+pub(super) mod diversity;
 pub(super) mod kad;
 pub mod memory;
 pub mod records;

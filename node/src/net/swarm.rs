@@ -4,9 +4,11 @@ use super::behaviour::{Behaviour, BehaviourEvent, KAD_PROTOCOL, NETWORK};
 use super::book::{Book, Reach, is_plausible, reach};
 use super::dialing::Dialing;
 use super::events::NetEvent;
+use super::networks::network_of;
 use super::peers::Peers;
 use super::reach::upkeep::Reaching;
 use super::reach::{Nat, is_direct};
+use super::routing::diversity::Diversity;
 use super::routing::kad::Lookups;
 use super::routing::{Provider, ProviderKey, RoutingError};
 use super::streams::{Control, Protocol};
@@ -72,6 +74,8 @@ pub struct Task {
     pub dialing: Dialing,
     /// Searches and announcements.
     pub lookups: Lookups,
+    /// Which nodes the table of the DHT takes.
+    pub diversity: Diversity,
     /// Sees to it that this node is reached.
     pub reaching: Reaching,
     /// Useful peers, whose connections are kept.
@@ -124,8 +128,8 @@ impl Task {
         for dial in self.dialing.due(now, connected) {
             self.dial(dial);
         }
-        self.lookups.start(&mut self.swarm.behaviour_mut().kad);
         self.reach_tick(now);
+        self.lookups.start(&mut self.swarm.behaviour_mut().kad);
         loop {
             let mut view = self.view.lock();
             let Some(over) = view.bans.iter().position(|(_, until)| *until <= now) else { break };
@@ -239,18 +243,8 @@ impl Task {
                 self.reach_listens(None);
                 tracing::warn!(?addresses, ?reason, "no longer listening");
             }
-            SwarmEvent::ExternalAddrConfirmed { address } => {
-                let mut view = self.view.lock();
-                if !view.external.contains(&address) {
-                    view.external.push(address.clone());
-                }
-                drop(view);
-                self.reach_external(&address, true);
-            }
-            SwarmEvent::ExternalAddrExpired { address } => {
-                self.view.lock().external.retain(|other| *other != address);
-                self.reach_external(&address, false);
-            }
+            SwarmEvent::ExternalAddrConfirmed { address } => self.reach_external(&address, true),
+            SwarmEvent::ExternalAddrExpired { address } => self.reach_external(&address, false),
             _ => {}
         }
     }
@@ -268,6 +262,16 @@ impl Task {
         let view = self.view.lock();
         self.dialing.failed(id, Instant::now(), |peer| view.peers.contains(peer));
         drop(view);
+        match (peer, error) {
+            (Some(peer), DialError::Transport(attempts)) => {
+                let tried: Vec<_> = attempts.iter().map(|(address, _)| address.clone()).collect();
+                self.book.failed(peer, &tried, Instant::now());
+            }
+            (Some(peer), DialError::WrongPeerId { address, .. }) => {
+                self.book.forget(peer, address);
+            }
+            _ => {}
+        }
         if !matches!(error, DialError::DialPeerConditionFalse(_)) {
             let reason = super::streams::reason(error);
             tracing::debug!(?peer, reason, "cannot connect");
@@ -314,7 +318,7 @@ impl Task {
         let ours = info.protocol_version == NETWORK;
         let answers = info.protocols.contains(&Protocol::Query.stream_protocol());
         let mut view = self.view.lock();
-        view.peers.identified(&peer, ours && answers, &info.agent_version);
+        let news = view.peers.identified(&peer, ours && answers, &info.agent_version);
         let connected = view.peers.info(&peer);
         let nearest = connected.iter().flat_map(|info| &info.addresses).filter_map(reach).min();
         drop(view);
@@ -328,21 +332,22 @@ impl Task {
         addresses.sort_by_key(|a| (reach(a) != Some(Reach::Everywhere), !is_direct(a)));
         addresses.truncate(MAX_PEER_ADDRESSES);
         let kad = &mut self.swarm.behaviour_mut().kad;
-        if info.protocols.contains(&KAD_PROTOCOL) {
+        let network = connected.iter().flat_map(|info| &info.addresses).find_map(network_of);
+        if info.protocols.contains(&KAD_PROTOCOL) && self.diversity.admits(kad, peer, network) {
             for address in &addresses {
                 kad.add_address(&peer, address.clone());
             }
             self.lookups.start(kad);
         } else {
-            // It has found out that it can't be reached.
+            // It has found out that it can't be reached, or there are enough of its network.
             kad.remove_peer(&peer);
         }
-        self.book.add(peer, addresses);
+        self.book.tell(peer, addresses);
         let addresses = self.book.addresses(&peer);
         if !addresses.is_empty() {
             self.tell(NetEvent::PeerLearned { peer, addresses });
         }
-        if let Some(info) = connected {
+        if let Some(info) = connected.filter(|_| news) {
             self.tell(NetEvent::PeerIdentified(info));
         }
     }
@@ -363,7 +368,8 @@ impl Task {
         }
     }
 
-    fn tell(&self, event: NetEvent) {
+    /// Tells whoever listens.
+    pub fn tell(&self, event: NetEvent) {
         // Nobody need listen.
         let _ = self.events.send(event);
     }

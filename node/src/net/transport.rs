@@ -71,7 +71,8 @@ pub fn build(
         .multiplex(yamux::Config::default())
         .timeout(SETUP_TIMEOUT)
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
-    Ok(Paced::new(OrTransport::new(relayed, direct).map(|either, _| one_of(either))).boxed())
+    let both = OrTransport::new(relayed, direct).map(|either, _| one_of(either)).boxed();
+    Ok(Paced::new(both).boxed())
 }
 
 /// TCP and QUIC. Addresses have been resolved here, so this is where they are judged.

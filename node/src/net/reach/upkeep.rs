@@ -10,6 +10,7 @@ use super::relays::Relays;
 use super::{Reachability, is_direct, is_quic};
 use crate::net::book::{Reach, reach};
 use crate::net::config::NetConfig;
+use crate::net::events::NetEvent;
 use crate::net::swarm::Task;
 use libp2p::core::ConnectedPoint;
 use libp2p::core::transport::{ListenerId, PortUse};
@@ -25,8 +26,26 @@ use std::time::{Duration, Instant};
 /// at a relay.
 const CONFIRMATION_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a node that knows of no address of its own waits before it announces what it holds.
+const ADDRESS_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long this node's addresses must have stayed the same before it tells others: they come one
+/// after another.
+const SETTLING: Duration = Duration::from_secs(1);
+
 /// How long before a peer is dialled again by QUIC only to be seen.
 const OBSERVER_PAUSE: Duration = Duration::from_secs(60);
+
+/// When a relayed connection that this node has made is made anew, so that both sides try again to
+/// connect straight: the first time, one of them may not have known its own address yet.
+const PUNCH_AGAIN_AFTER: [Duration; 3] =
+    [Duration::from_secs(4), Duration::from_secs(30), Duration::from_secs(300)];
+
+/// How long the three attempts of DCUtR over one connection may take.
+const PUNCH_TIME: Duration = Duration::from_secs(35);
+
+/// Peers whose attempts are remembered.
+const MAX_PUNCHED: usize = 1024;
 
 /// A connection, as far as it matters here.
 struct Connection {
@@ -39,6 +58,15 @@ struct Connection {
     /// Made by this node from a port that it listens on: what the remote sees then is where others
     /// can come in, if anybody can.
     shows: bool,
+    /// Made by this node.
+    dialled: bool,
+}
+
+/// Attempts to replace a relayed connection by a direct one, made by this node.
+#[derive(Default)]
+struct Attempts {
+    count: usize,
+    last: Option<Instant>,
 }
 
 /// See the module.
@@ -51,8 +79,13 @@ pub struct Reaching {
     hops: HashSet<PeerId>,
     /// Peers that were dialled by QUIC to be seen by them, and when.
     observers: HashMap<PeerId, Instant>,
+    /// Peers that were only reached through relays.
+    punched: HashMap<PeerId, Attempts>,
     /// Since when somebody far away is connected.
     far_since: Option<Instant>,
+    /// When this node's external addresses have changed, until that is told.
+    moved: Option<Instant>,
+    has_external: bool,
     traverse: bool,
     help: bool,
     server: bool,
@@ -70,7 +103,10 @@ impl Reaching {
             connections: HashMap::new(),
             hops: HashSet::new(),
             observers: HashMap::new(),
+            punched: HashMap::new(),
             far_since: None,
+            moved: None,
+            has_external: false,
             traverse: config.reach.traverse,
             help: config.reach.help,
             server: config.server,
@@ -92,6 +128,12 @@ impl Reaching {
         if self.server && reachable { kad::Mode::Server } else { kad::Mode::Client }
     }
 
+    /// Whether others can be told where this node is. Announcing before would send them nowhere.
+    fn has_address(&self, now: Instant) -> bool {
+        let Some(since) = self.far_since else { return true };
+        self.moved.is_none() && (self.has_external || now >= since + ADDRESS_PATIENCE)
+    }
+
     /// Whether this node needs somebody through whom it is reached.
     fn needs_help(&self, now: Instant) -> bool {
         let Some(since) = self.far_since else { return false };
@@ -103,12 +145,47 @@ impl Reaching {
         self.connections.values().filter(move |c| c.peer == peer && c.direct)
     }
 
-    /// Relayed connections that direct ones have replaced.
+    /// Relayed connections that a direct one has replaced, and those that were made only to try
+    /// again and haven't led to one: what is under way goes over the oldest.
     fn superfluous(&self, now: Instant) -> Vec<ConnectionId> {
         let replaced = |c: &Connection| {
-            !c.direct && self.direct(c.peer).any(|direct| now >= direct.since + RELAYED_GRACE)
+            let mut others = self.connections.values().filter(|other| other.peer == c.peer);
+            !c.direct
+                && others.any(|other| {
+                    (other.direct && now >= other.since + RELAYED_GRACE)
+                        || (other.since < c.since && now >= c.since + PUNCH_TIME)
+                })
         };
         self.connections.iter().filter(|(_, c)| replaced(c)).map(|(id, _)| *id).collect()
+    }
+
+    /// Peers that this node has reached only through relays, with whom it is time to try again to
+    /// connect straight.
+    fn to_punch(&mut self, now: Instant) -> Vec<(PeerId, Multiaddr)> {
+        let direct: HashSet<_> =
+            self.connections.values().filter(|c| c.direct).map(|c| c.peer).collect();
+        let newest = |c: &Connection| {
+            let mut others = self.connections.values().filter(|other| other.peer == c.peer);
+            others.all(|other| other.since <= c.since)
+        };
+        let relayed = self.connections.values().filter(|c| !c.direct && c.dialled && newest(c));
+        let relayed: Vec<_> = relayed
+            .filter(|c| !direct.contains(&c.peer))
+            .map(|c| (c.peer, c.remote.clone(), c.since))
+            .collect();
+        let mut due = Vec::new();
+        for (peer, remote, since) in relayed {
+            if self.punched.len() >= MAX_PUNCHED && !self.punched.contains_key(&peer) {
+                continue;
+            }
+            let attempts = self.punched.entry(peer).or_default();
+            let last = attempts.last.map_or(since, |last| last.max(since));
+            if PUNCH_AGAIN_AFTER.get(attempts.count).is_some_and(|pause| now >= last + *pause) {
+                *attempts = Attempts { count: attempts.count + 1, last: Some(now) };
+                due.push((peer, remote));
+            }
+        }
+        due
     }
 }
 
@@ -126,15 +203,16 @@ impl Task {
         let far = direct && reach(&remote) == Some(Reach::Everywhere);
         let shows = matches!(endpoint, ConnectedPoint::Dialer { port_use: PortUse::Reuse, .. });
         let unsolicited = direct && !self.reaching.guard.has_contacted(&remote);
+        let dialled = endpoint.is_dialer();
         let connection =
-            Connection { peer, remote: remote.clone(), since: now, direct, far, shows };
+            Connection { peer, remote: remote.clone(), since: now, direct, far, shows, dialled };
         self.reaching.connections.insert(id, connection);
         if direct {
+            self.reaching.punched.remove(&peer);
             self.control.punch_over(peer);
         } else if self.reaching.direct(peer).next().is_none() {
             self.control.punching(peer, now + PUNCH_PATIENCE);
         }
-        self.count_far(now);
         if let ConnectedPoint::Listener { local_addr, .. } = endpoint
             && unsolicited
         {
@@ -142,6 +220,7 @@ impl Task {
             let confirmed = self.reaching.state.knocked(&local, &remote);
             self.confirm(confirmed);
         }
+        self.count_far(now);
     }
 
     /// A connection has ended.
@@ -150,6 +229,9 @@ impl Task {
         if self.reaching.direct(peer).next().is_none() {
             self.reaching.hops.remove(&peer);
             self.reaching.observers.remove(&peer);
+        }
+        if !self.reaching.connections.values().any(|other| other.peer == peer) {
+            self.reaching.punched.remove(&peer);
         }
         self.count_far(now);
     }
@@ -217,11 +299,16 @@ impl Task {
     /// The addresses listened on have changed.
     pub(in crate::net) fn reach_listens(&mut self, gone: Option<&Multiaddr>) {
         let listen = self.view.lock().listen.clone();
+        if let Some(probe) = self.swarm.behaviour_mut().probe.as_mut() {
+            let far = |address: &&Multiaddr| reach(address) == Some(Reach::Everywhere);
+            listen.iter().filter(far).for_each(|address| probe.suggest(address.clone()));
+        }
         if self.reaching.state.set_interfaces(&listen)
             && let Some(gone) = gone
         {
             for address in self.reaching.state.left_behind(gone) {
                 self.swarm.remove_external_address(&address);
+                self.reach_external(&address, false);
             }
         }
         self.follow_reachability();
@@ -234,6 +321,14 @@ impl Task {
 
     /// An address has become external, or is so no more.
     pub(in crate::net) fn reach_external(&mut self, address: &Multiaddr, is: bool) {
+        let mut view = self.view.lock();
+        view.external.retain(|other| other != address);
+        if is {
+            view.external.push(address.clone());
+        }
+        self.reaching.has_external = !view.external.is_empty();
+        drop(view);
+        self.reaching.moved = Some(Instant::now());
         if is {
             self.reaching.state.confirmed(address);
         } else {
@@ -248,6 +343,9 @@ impl Task {
         if tested.reached {
             let confirmed = self.reaching.state.tested(tested.address);
             self.confirm(confirmed);
+        } else {
+            self.reaching.state.not_reached(&tested.address);
+            self.follow_reachability();
         }
     }
 
@@ -271,17 +369,20 @@ impl Task {
         self.control.punch_over(peer);
     }
 
-    fn confirm(&mut self, addresses: Vec<Multiaddr>) {
+    /// Takes addresses for external; the swarm tells only of those that others take for it.
+    pub(in crate::net) fn confirm(&mut self, addresses: Vec<Multiaddr>) {
         for address in addresses {
             if !self.swarm.external_addresses().any(|known| *known == address) {
                 tracing::info!(%address, "others can reach this node");
-                self.swarm.add_external_address(address);
+                self.swarm.add_external_address(address.clone());
+                self.reach_external(&address, true);
             }
         }
     }
 
     /// Does at once what follows from what is known.
     pub(in crate::net) fn follow_reachability(&mut self) {
+        self.lookups.hold_announcements(!self.reaching.has_address(Instant::now()));
         let reachable = self.reaching.state.is_reachable();
         let nat = self.reaching.state.nat();
         let before = std::mem::replace(&mut self.view.lock().nat, nat);
@@ -306,8 +407,24 @@ impl Task {
 
     /// Does what is due.
     pub(in crate::net) fn reach_tick(&mut self, now: Instant) {
+        if self.reaching.moved.is_some_and(|at| now >= at + SETTLING) {
+            self.reaching.moved = None;
+            let external = self.view.lock().external.clone();
+            self.tell(NetEvent::ExternalAddresses(external));
+            self.lookups.announce_again();
+        }
+        self.lookups.hold_announcements(!self.reaching.has_address(now));
         for id in self.reaching.superfluous(now) {
             self.swarm.close_connection(id);
+        }
+        for (peer, through) in self.reaching.to_punch(now) {
+            tracing::debug!(%peer, "trying again to connect straight");
+            let dial = DialOpts::peer_id(peer).addresses(vec![through]);
+            self.dial(dial.condition(PeerCondition::Always).build());
+        }
+        for listener in self.reaching.relays.unanswered(now) {
+            tracing::debug!("a relay doesn't answer");
+            self.swarm.remove_listener(listener);
         }
         if self.reaching.needs_help(now) {
             self.ask_relays(now);
@@ -330,7 +447,10 @@ impl Task {
                 .with(Protocol::P2p(relay))
                 .with(Protocol::P2pCircuit);
             match self.swarm.listen_on(address) {
-                Ok(listener) => self.reaching.relays.asked(relay, listener),
+                Ok(listener) => {
+                    tracing::debug!(%relay, "asking for a place");
+                    self.reaching.relays.asked(relay, listener, now);
+                }
                 Err(error) => {
                     tracing::debug!(%relay, %error, "cannot ask a relay");
                     self.reaching.relays.failed(relay, now);

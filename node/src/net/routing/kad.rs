@@ -95,6 +95,8 @@ pub struct Lookups {
     provided: HashSet<ProviderKey>,
     unannounced: VecDeque<ProviderKey>,
     announcing: HashSet<QueryId>,
+    /// Whether announcements wait until this node knows where it is.
+    held: bool,
     table: Arc<AtomicUsize>,
 }
 
@@ -110,6 +112,7 @@ impl Lookups {
             provided: HashSet::new(),
             unannounced: VecDeque::new(),
             announcing: HashSet::new(),
+            held: false,
             table,
         }
     }
@@ -152,6 +155,16 @@ impl Lookups {
         self.unannounced.retain(|key| provided.contains(key));
     }
 
+    /// Holds announcements back, or no longer.
+    pub fn hold_announcements(&mut self, hold: bool) {
+        self.held = hold;
+    }
+
+    /// Announces everything anew: this node is elsewhere now.
+    pub fn announce_again(&mut self) {
+        self.unannounced = self.provided.iter().copied().collect();
+    }
+
     /// Starts what there is room for, ends what is over; to be called now and then.
     pub fn start(&mut self, kad: &mut Kad) {
         let now = Instant::now();
@@ -172,8 +185,9 @@ impl Lookups {
         }
         let table = kad.kbuckets().map(|bucket| bucket.num_entries()).sum();
         self.table.store(table, Ordering::Relaxed);
-        while table > 0 && self.announcing.len() < MAX_DHT_ANNOUNCEMENTS {
+        while table > 0 && !self.held && self.announcing.len() < MAX_DHT_ANNOUNCEMENTS {
             let Some(key) = self.unannounced.pop_front() else { break };
+            tracing::trace!("announcing an item");
             match kad.start_providing(RecordKey::new(&key)) {
                 Ok(id) => drop(self.announcing.insert(id)),
                 Err(error) => tracing::warn!(%error, "an item is not announced"),
@@ -228,6 +242,7 @@ impl Lookups {
             let mut addresses = Self::addresses(kad, &lookup.key, peer);
             addresses.retain(|address| is_plausible(address, nearest));
             book.add(peer, addresses.clone());
+            tracing::debug!(%peer, ?addresses, "a provider is found");
             let provider = Provider { key: lookup.key, peer, addresses };
             if lookup.found.try_send(provider).is_err() {
                 tracing::debug!(%peer, "a provider was not taken in time");

@@ -124,6 +124,7 @@ impl RecordStore for ProviderRecords {
         let key: Key = key.as_ref().try_into().map_err(|_| Error::ValueTooLarge)?;
         let now = Instant::now();
         let own = provider == self.local;
+        tracing::trace!(%provider, ?addresses, "a provider");
         if self.records >= MAX_PROVIDER_RECORDS && !own {
             self.prune(now);
         }

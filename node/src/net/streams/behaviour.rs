@@ -20,6 +20,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll};
+use std::time::Instant;
 use tokio::sync::mpsc;
 
 /// See [`super`].
@@ -199,6 +200,13 @@ impl NetworkBehaviour for Behaviour {
             if shared.links.contains_key(&peer) {
                 for waiting in shared.awaited.remove(&peer).into_iter().flatten() {
                     let _ = waiting.send(Ok(()));
+                }
+                continue;
+            }
+            if self.book.rests(&peer, Instant::now()) {
+                let reason = "it could not be reached a moment ago".to_owned();
+                for waiting in shared.awaited.remove(&peer).into_iter().flatten() {
+                    let _ = waiting.send(Err(reason.clone()));
                 }
                 continue;
             }

@@ -1,0 +1,90 @@
+//! Which nodes the table of the DHT takes: not many of one network.
+//!
+//! Whoever makes up peer ids near a key can fill the buckets around it, and then answers for it
+//! alone. Ids cost nothing, networks do. Neighbours, on this machine or a private network, are
+//! taken without number: what they have in common is that they are near.
+
+use super::records::ProviderRecords;
+use crate::net::networks::Network;
+use libp2p::PeerId;
+use libp2p::kad;
+use narswarm_protocol::limits::{MAX_BUCKET_NODES_PER_NETWORK, MAX_TABLE_NODES_PER_NETWORK};
+use std::collections::{HashMap, HashSet};
+
+/// Networks of nodes that are remembered before those of nodes that have left the table are
+/// forgotten.
+const REMEMBERED: usize = 1024;
+
+/// See the module.
+#[derive(Default)]
+pub struct Diversity {
+    networks: HashMap<PeerId, Network>,
+}
+
+impl Diversity {
+    /// Whether the table may take, or keep, a node that connects from this network.
+    pub fn admits(
+        &mut self,
+        kad: &mut kad::Behaviour<ProviderRecords>,
+        peer: PeerId,
+        network: Option<Network>,
+    ) -> bool {
+        let Some(network) = network else { return true };
+        let table: HashSet<PeerId> = kad
+            .kbuckets()
+            .flat_map(|bucket| bucket.iter().map(|e| *e.node.key.preimage()).collect::<Vec<_>>())
+            .collect();
+        if self.networks.len() >= REMEMBERED {
+            self.networks.retain(|peer, _| table.contains(peer));
+        }
+        let same = |other: &PeerId| *other != peer && self.networks.get(other) == Some(&network);
+        let in_table = table.iter().filter(|other| same(other)).count();
+        let in_bucket = kad.kbucket(peer).map_or(0, |bucket| {
+            bucket.iter().filter(|entry| same(entry.node.key.preimage())).count()
+        });
+        let admitted =
+            in_table < MAX_TABLE_NODES_PER_NETWORK && in_bucket < MAX_BUCKET_NODES_PER_NETWORK;
+        if admitted && self.networks.len() < 2 * REMEMBERED {
+            self.networks.insert(peer, network);
+        }
+        admitted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::behaviour::KAD_PROTOCOL;
+    use crate::net::networks::network_of;
+    use libp2p::Multiaddr;
+
+    fn table() -> kad::Behaviour<ProviderRecords> {
+        let local = PeerId::random();
+        let mut config = kad::Config::new(KAD_PROTOCOL);
+        config.set_kbucket_inserts(kad::BucketInserts::Manual);
+        kad::Behaviour::with_config(local, ProviderRecords::new(local), config)
+    }
+
+    /// Offers many nodes at this address; how many were taken in all and of one bucket at most.
+    fn offer(address: &str) -> (usize, usize) {
+        let (mut kad, mut diversity) = (table(), Diversity::default());
+        let address: Multiaddr = address.parse().expect("an address");
+        for _ in 0..500 {
+            let peer = PeerId::random();
+            if diversity.admits(&mut kad, peer, network_of(&address)) {
+                kad.add_address(&peer, address.clone());
+                assert!(diversity.admits(&mut kad, peer, network_of(&address)), "it is in already");
+            }
+        }
+        let buckets: Vec<_> = kad.kbuckets().map(|bucket| bucket.num_entries()).collect();
+        (buckets.iter().sum(), buckets.into_iter().max().unwrap_or(0))
+    }
+
+    #[test]
+    fn one_network_gets_few_places_and_neighbours_all() {
+        let (all, most) = offer("/ip4/198.51.100.1/tcp/1");
+        assert_eq!((all, most), (MAX_TABLE_NODES_PER_NETWORK, MAX_BUCKET_NODES_PER_NETWORK));
+        let (all, most) = offer("/ip4/192.168.1.1/tcp/1");
+        assert!(all > 50 && most == 20, "{all} {most}");
+    }
+}
