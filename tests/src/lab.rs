@@ -13,6 +13,7 @@ pub mod delay_line;
 pub mod host;
 pub mod line;
 pub mod namespace;
+pub mod nat;
 pub mod needs;
 pub mod network;
 pub mod runs;

@@ -1,12 +1,12 @@
 //! How a swarm does on lines as people have them, in network namespaces with shaped lines: a
 //! flash crowd beside BitTorrent's (T5, T6), a swarm without a useful peer beside its upstream
-//! (T7), sources that vanish (T8), sources that lie (T9), and what a huge nar takes of memory. Needs
-//! root.
+//! (T7), sources that vanish (T8), sources that lie (T9), what a huge nar takes of memory, and hosts
+//! behind routers of all kinds (T14). Needs root.
 
 use clap::{Parser, Subcommand};
 use narswarm_tests::bench::run::{CommonArgs, run};
 use narswarm_tests::lab::needs;
-use narswarm_tests::lab::runs::{crowds, liars, lost_sources, memory, upstreams};
+use narswarm_tests::lab::runs::{crowds, liars, lost_sources, memory, nat, upstreams};
 use std::process::ExitCode;
 
 /// Swarms of nodes in network namespaces with shaped lines; needs root.
@@ -30,12 +30,14 @@ enum What {
     Liars(liars::LiarArgs),
     /// A huge nar from many sources: memory of both sides.
     Memory(memory::MemoryArgs),
+    /// Two hosts behind routers of all kinds (T14).
+    Nat(nat::NatArgs),
     /// All of these, one after another, as they are without arguments.
     All,
 }
 
 /// What `all` runs, the shortest first.
-const PARTS: [&str; 5] = ["upstream", "lost-source", "liars", "memory", "crowd"];
+const PARTS: [&str; 6] = ["upstream", "lost-source", "nat", "liars", "memory", "crowd"];
 
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
@@ -53,6 +55,7 @@ fn measure(common: &CommonArgs, what: &What) -> anyhow::Result<ExitCode> {
         What::LostSource(lost) => run(common, lost_sources::measure(rounds, lost)),
         What::Liars(liars) => run(common, liars::measure(rounds, liars)),
         What::Memory(memory) => run(common, memory::measure(rounds, memory)),
+        What::Nat(nat) => run(common, nat::measure(rounds, nat)),
         What::All => {
             for part in PARTS {
                 measure(common, &Args::parse_from(["bench-swarm", part]).what)?;

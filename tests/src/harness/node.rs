@@ -83,6 +83,7 @@ pub struct NodeSpec {
     command: Command,
     has_upstream: bool,
     listen: Ipv4Addr,
+    port: Option<u16>,
     namespace: Option<Namespace>,
 }
 
@@ -94,7 +95,7 @@ impl NodeSpec {
         command.arg("--data-dir").arg(&data_dir);
         command.args(["--http", "127.0.0.1:0", "--no-mdns", "--no-default-bootstrap"]);
         let listen = Ipv4Addr::LOCALHOST;
-        Self { data_dir, log, command, has_upstream: false, listen, namespace: None }
+        Self { data_dir, log, command, has_upstream: false, listen, port: None, namespace: None }
     }
 
     /// Any argument.
@@ -116,6 +117,13 @@ impl NodeSpec {
     pub fn on(mut self, host: &Host) -> Self {
         self.listen = host.address();
         self.namespace = Some(host.namespace().clone());
+        self
+    }
+
+    /// Listens on this port, by TCP and by QUIC, instead of a free one by TCP.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = Some(port);
         self
     }
 
@@ -143,7 +151,11 @@ impl NodeSpec {
         if !self.has_upstream {
             self.command.arg("--no-upstream");
         }
-        self.command.arg("--listen").arg(format!("/ip4/{}/tcp/0", self.listen));
+        let (ip, port) = (self.listen, self.port.unwrap_or(0));
+        self.command.arg("--listen").arg(format!("/ip4/{ip}/tcp/{port}"));
+        if self.port.is_some() {
+            self.command.arg("--listen").arg(format!("/ip4/{ip}/udp/{port}/quic-v1"));
+        }
         match &self.namespace {
             Some(namespace) => namespace.inside(&self.command),
             None => self.command,
@@ -181,7 +193,10 @@ impl NodeSpec {
         })
         .await;
         node.http = info["http"].as_str().expect("an address").parse().expect("an address");
-        node.peer_address = info["listen"][0].as_str().expect("an address").to_owned();
+        let listen = info["listen"].as_array().expect("addresses");
+        let listen = || listen.iter().filter_map(serde_json::Value::as_str);
+        let address = listen().find(|at| at.contains("/tcp/")).or_else(|| listen().next());
+        node.peer_address = address.expect("an address").to_owned();
         node
     }
 

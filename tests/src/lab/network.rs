@@ -10,6 +10,33 @@ use std::net::Ipv4Addr;
 /// Most hosts: what the last two octets of their addresses tell apart, with room.
 const MAX_HOSTS: usize = 4000;
 
+/// Which addresses hosts have.
+#[derive(Debug, Clone, Copy)]
+struct Plan {
+    first: Ipv4Addr,
+    step: u32,
+    /// All of them.
+    range: (Ipv4Addr, u8),
+    most: usize,
+}
+
+/// One private network.
+const PRIVATE: Plan = Plan {
+    first: Ipv4Addr::new(10, 99, 0, 1),
+    step: 1,
+    range: (Ipv4Addr::new(10, 99, 0, 0), 16),
+    most: MAX_HOSTS,
+};
+
+/// Addresses that nobody on the Internet has and programs take for public ones (RFC 2544), each in a
+/// network of its own.
+const INTERNET: Plan = Plan {
+    first: Ipv4Addr::new(198, 18, 0, 1),
+    step: 256,
+    range: (Ipv4Addr::new(198, 18, 0, 0), 15),
+    most: 512,
+};
+
 /// How connections find their rate: what Linux does where nobody has chosen otherwise, whatever
 /// was chosen on this machine. It is said of the route, since a namespace's default can only be
 /// what the machine allows to everybody.
@@ -19,6 +46,7 @@ const CONGESTION_CONTROL: &str = "cubic";
 #[derive(Debug)]
 pub struct Network {
     switch: Namespace,
+    plan: Plan,
     hosts: Vec<Host>,
     delays: Vec<DelayLine>,
 }
@@ -36,10 +64,20 @@ impl Network {
     /// Without the right to make one; see [`super::needs`].
     #[must_use]
     pub fn new() -> Self {
+        Self::with(PRIVATE)
+    }
+
+    /// The same, where hosts have public addresses.
+    #[must_use]
+    pub fn internet() -> Self {
+        Self::with(INTERNET)
+    }
+
+    fn with(plan: Plan) -> Self {
         let switch = Namespace::create();
         switch.set("ipv6/conf/all/disable_ipv6", "1");
         switch.run("ip", &["-batch", "-"], "link add switch type bridge\nlink set switch up\n");
-        Self { switch, hosts: Vec::new(), delays: Vec::new() }
+        Self { switch, plan, hosts: Vec::new(), delays: Vec::new() }
     }
 
     /// Adds a host with this line.
@@ -48,7 +86,8 @@ impl Network {
     /// When there are too many.
     pub fn add(&mut self, line: Line) -> Host {
         let number = self.hosts.len();
-        assert!(number < MAX_HOSTS, "the lab has no address left");
+        let Plan { first, step, range: (range, bits), most } = self.plan;
+        assert!(number < most, "the lab has no address left");
         let namespace = Namespace::create();
         namespace.set("ipv6/conf/all/disable_ipv6", "1");
         let port = format!("port{number}");
@@ -57,11 +96,10 @@ impl Network {
         } else {
             self.delays.push(DelayLine::lay(&self.switch, &port, &namespace, line.one_way));
         }
-        // 10.99.0.1 is the first.
-        let address = Ipv4Addr::from_bits(Ipv4Addr::new(10, 99, 0, 1).to_bits() + number as u32);
+        let address = Ipv4Addr::from_bits(first.to_bits() + number as u32 * step);
         let up = format!(
-            "link set lo up\naddress add {address}/16 broadcast + dev eth0\nlink set eth0 up\n\
-             route replace 10.99.0.0/16 dev eth0 src {address} congctl {CONGESTION_CONTROL}\n"
+            "link set lo up\naddress add {address}/{bits} broadcast + dev eth0\nlink set eth0 up\n\
+             route replace {range}/{bits} dev eth0 src {address} congctl {CONGESTION_CONTROL}\n"
         );
         namespace.run("ip", &["-batch", "-"], &up);
         let join = format!("link set {port} master switch up\n");

@@ -4,4 +4,5 @@ pub mod crowds;
 pub mod liars;
 pub mod lost_sources;
 pub mod memory;
+pub mod nat;
 pub mod upstreams;

@@ -13,6 +13,7 @@ mod hostile_narinfos;
 mod hostile_nars;
 mod hostile_peers;
 mod lab;
+mod nat;
 mod own_store;
 mod restarts;
 mod sharing;
