@@ -229,6 +229,7 @@ fn connect_upstreams(
     }
     let upstreams = Upstreams::new(urls, config)?;
     upstreams.connect_ahead();
+    upstreams.connect_ahead_for_nars();
     Ok(Some(upstreams))
 }
 

@@ -7,7 +7,8 @@
 //! - `pipeline`, `exchange`, `response`, `dial`: requests queue for a server, a few connections
 //!   answer them, hundreds under way on each, as guix itself does;
 //! - `breaker`, `probe`: a dead server costs nothing, and is noticed when it comes back;
-//! - `choice`, `nar`, `decode`: which nar to download, the download, its decompression.
+//! - `choice`, `nar`, `decode`: which nar to download, the download, its decompression;
+//! - `warm`: connections for nars that are open before one is asked for.
 //!
 //! Nothing is verified here: narinfos and nars are what the server claims. Only lengths are held
 //! to what the caller says. Proxy settings of the environment are not followed.
@@ -25,6 +26,7 @@ mod request;
 mod response;
 #[cfg(test)]
 mod tests;
+mod warm;
 
 pub use choice::{best_source, is_decoded, ranked_sources};
 pub use decode::decode;
@@ -41,9 +43,10 @@ use pipeline::Pipeline;
 use rustls::pki_types::CertificateDer;
 use rustls_platform_verifier::Verifier;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use url::Url;
+use warm::Warmth;
 
 /// Redirects of a nar that are followed: farms use none, mirrors and content networks one or two.
 const MAX_REDIRECTS: usize = 5;
@@ -147,6 +150,7 @@ pub struct Upstreams {
 struct Inner {
     urls: Vec<Url>,
     pipelines: Vec<Arc<Pipeline>>,
+    warmth: Vec<Warmth>,
     http: reqwest::Client,
     config: UpstreamConfig,
     /// Ends the connections' tasks with the last handle.
@@ -183,7 +187,8 @@ impl Upstreams {
             pipelines.push(Arc::new(Pipeline::new(index, origin, config, tls, next, stop)));
         }
         pipelines.reverse();
-        let inner = Inner { urls, pipelines, http, config, _stop: stop.drop_guard() };
+        let warmth = urls.iter().map(|_| Warmth::default()).collect();
+        let inner = Inner { urls, pipelines, warmth, http, config, _stop: stop.drop_guard() };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -237,6 +242,20 @@ impl Upstreams {
         self.inner.pipelines.iter().for_each(Pipeline::connect_ahead);
     }
 
+    /// Opens a connection for nars to each server that has none, so that the next nar saves the
+    /// handshake, too. Cheap to call often. Must be called within a tokio runtime.
+    pub fn connect_ahead_for_nars(&self) {
+        let Inner { urls, pipelines, warmth, http, config, .. } = &*self.inner;
+        // Well before the pool lets go, lest the server's end of it comes first.
+        let kept_for = config.idle_timeout * 4 / 5;
+        for ((url, pipeline), warmth) in urls.iter().zip(pipelines).zip(warmth) {
+            if pipeline.is_working() && warmth.is_cold(Instant::now(), kept_for) {
+                let patience = config.connect_timeout + config.silence;
+                tokio::spawn(warm::open(http.clone(), url.clone(), patience));
+            }
+        }
+    }
+
     /// Forgets past failures, as after a change of network.
     pub fn forget_failures(&self) {
         self.inner.pipelines.iter().for_each(|pipeline| pipeline.forgive());
@@ -286,6 +305,7 @@ impl Upstreams {
             .get(upstream)
             .ok_or(UpstreamError::NoSuchUpstream { index: upstream, count: inner.urls.len() })?;
         let url = nar::locate(&pipeline.origin.label, &source.url)?;
+        inner.warmth.iter().skip(upstream).take(1).for_each(|w| w.note_use(Instant::now()));
         Ok(nar::Download {
             http: inner.http.clone(),
             url,

@@ -15,6 +15,7 @@ use believe::{Offer, VERIFIED_AT_ONCE, Verdict, believe, cores};
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt, Shared};
 use futures::stream::{self, StreamExt};
+use narswarm_protocol::fetch::UpstreamMode;
 use narswarm_protocol::limits;
 use narswarm_protocol::narinfo::{Compression, NarSource, VerifiedNarinfo};
 use narswarm_protocol::store_path::StoreHash;
@@ -72,6 +73,9 @@ pub(super) fn resolve(
     if let Some(upstreams) = &inner.upstreams {
         // Whoever asks for something known may ask for something unknown next.
         upstreams.connect_ahead();
+        if inner.config.upstream_mode != UpstreamMode::SwarmOnly {
+            upstreams.connect_ahead_for_nars();
+        }
     }
     let found = lookup(inner, hashes);
     found

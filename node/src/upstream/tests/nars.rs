@@ -349,3 +349,30 @@ async fn nars_of_a_real_guix_publish_decode_alike() {
     }
     assert!(compared >= 4, "only {compared} nars were compared");
 }
+
+#[tokio::test]
+async fn a_connection_for_nars_is_opened_ahead_once_and_used() {
+    let body = lines();
+    let answer = body.clone();
+    let server = TestServer::answering(move |path| match path {
+        "/nix-cache-info" => ok("StoreDir: /gnu/store\n"),
+        _ => ok(&answer),
+    })
+    .await;
+    let upstreams = upstreams(&[&server.url]);
+    upstreams.connect_ahead_for_nars();
+    upstreams.connect_ahead_for_nars();
+    let asked = async {
+        while server.seen.requests() == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, asked).await.expect("a connection is opened ahead");
+    // One thread runs both ends, so the answer is read, and the connection free, within a few turns.
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+    let fetched = fetch(&upstreams, Compression::None, body.len()).await.expect("the nar");
+    assert_eq!(fetched, body);
+    assert_eq!((server.seen.connections(), server.seen.requests()), (1, 2));
+}
