@@ -97,6 +97,7 @@ struct Inner {
     counters: Arc<NetCounters>,
     timing: NetTiming,
     download: DownloadLimit,
+    buffers: transfer::Buffers,
     server: Arc<serve::Server>,
     routing: Arc<KadRouting>,
     commands: mpsc::Sender<Command>,
@@ -166,6 +167,7 @@ impl Net {
             counters,
             timing,
             download,
+            buffers: transfer::Buffers::default(),
             server,
             routing,
             commands,
@@ -253,10 +255,16 @@ impl Net {
         peer: PeerId,
     ) -> Result<(FetchRequests, FetchResponses), PeerError> {
         self.refuse_banned(peer)?;
-        let Inner { control, timing, counters, download, .. } = &*self.0;
-        let session = transfer::open(control, timing, counters, download, peer).await?;
+        let Inner { control, timing, counters, download, buffers, .. } = &*self.0;
+        let session = transfer::open(control, timing, counters, download, buffers, peer).await?;
         self.note_useful(peer);
         Ok(session)
+    }
+
+    /// Memory for pieces, shared by all fetches.
+    #[must_use]
+    pub fn buffers(&self) -> &transfer::Buffers {
+        &self.0.buffers
     }
 
     /// Who holds what, by the DHT.

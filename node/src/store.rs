@@ -42,7 +42,9 @@ mod tests;
 pub use data_dir::{DataDir, DataDirError, RunInfo};
 pub use error::StoreError;
 pub use format::FormatError;
-pub use frame::{FrameError, check_frame, decode_frame, encode_piece, max_frame_len};
+pub use frame::{
+    FrameError, check_frame, decode_frame, decode_frame_into, encode_piece, max_frame_len,
+};
 pub use held::{HeldError, HeldNar};
 pub use import::NarWriter;
 pub use partial::PartialNar;

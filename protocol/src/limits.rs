@@ -75,9 +75,9 @@ pub const ANOTHER_PEER_EVERY: std::time::Duration = std::time::Duration::from_mi
 /// Peers remembered for one nar, in use or in reserve.
 pub const MAX_SOURCES: usize = 64;
 
-/// Most that is outstanding in all for one nar: what one source may owe, and half as much again,
-/// so that many sources take no more memory than one or two.
-pub const MAX_IN_FLIGHT_BYTES: u64 = 24 << 20;
+/// Most that is outstanding in all for one nar: what one source may owe, so that many sources take
+/// no more memory than one. It fills a line of 1 Gbit/s at a round trip of 130 ms.
+pub const MAX_IN_FLIGHT_BYTES: u64 = 16 << 20;
 
 /// How long a piece list that only one peer has shown waits for the others that were asked, before
 /// what it covers goes to the reader.
@@ -121,14 +121,15 @@ pub const CROWD_PATIENCE: std::time::Duration = std::time::Duration::from_millis
 /// gives the rest would wait for each other for ever.
 pub const STANDSTILL_PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 
-/// Decoded pieces of one fetch kept in memory for its readers, 64 of the smallest: a reader that
-/// pauses for a moment still finds its place there.
-pub const FETCH_MEMORY_BYTES: usize = 16 << 20;
+/// Decoded pieces of one fetch kept in memory for its readers, 32 of the smallest: a reader that
+/// pauses for a moment still finds its place there. As much is kept of what came too early to be
+/// hashed, mostly the same pieces.
+pub const FETCH_MEMORY_BYTES: usize = 8 << 20;
 
-/// Pieces of one fetch between network and disk, uncompressed: enough for each core to decode
-/// one of the largest common pieces (1 MiB) while others wait to be written, whatever the number
+/// Pieces of one fetch between network and disk, uncompressed: enough for two cores to decode one
+/// of the largest common pieces (1 MiB) each while others wait to be written, whatever the number
 /// of sources. Incompressible ones take twice that, with the frames that they came as.
-pub const FETCH_PIPELINE_BYTES: usize = 8 << 20;
+pub const FETCH_PIPELINE_BYTES: usize = 4 << 20;
 // --- trust
 
 /// Largest s-expression that is read: an ACL of a thousand keys has 200 kB.
@@ -213,7 +214,7 @@ pub const BAN_LIFE: std::time::Duration = std::time::Duration::from_secs(3600);
 /// Round trip assumed of a peer of which none was measured.
 pub const UNKNOWN_LATENCY: std::time::Duration = std::time::Duration::from_millis(100);
 
-/// Nars fetched at once. Each may hold 16 MiB for its readers and as much on its way.
+/// Nars fetched at once. Each may hold 8 MiB for its readers and twice as much on its way.
 pub const MAX_FETCHES: usize = 64;
 
 /// How long a client waits for a place when all are taken, by fetches that run or by a disk that

@@ -89,6 +89,7 @@ pub async fn drive(
     askers: mpsc::Receiver<PeerId>,
 ) {
     let layout = progress.layout();
+    let _memory = Releasing(engine.clone());
     let (disk, resumed) = engine.begin_partial(&narinfo, layout).await;
     match &disk {
         Some(disk) => progress.use_disk(disk.clone()),
@@ -149,6 +150,18 @@ pub async fn drive(
             Some(event) = incoming.recv() => driver.handle(event).await,
             () = driver.progress.readers_moved(), if driver.disk.is_none() => driver.follow_readers(),
             () = tokio::time::sleep_until(wake.into()) => driver.handle_timeout(),
+        }
+    }
+}
+
+/// Gives the memory of pieces back when a fetch ends; others that are running begin to gather
+/// buffers anew.
+struct Releasing(Arc<Inner>);
+
+impl Drop for Releasing {
+    fn drop(&mut self) {
+        if let Some(net) = self.0.net.get() {
+            net.buffers().release();
         }
     }
 }

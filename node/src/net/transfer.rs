@@ -14,7 +14,6 @@ use super::error::PeerError;
 use super::messages::Conversation;
 use super::streams::{Control, PeerStream, Protocol};
 use crate::rate::DownloadLimit;
-use buffers::Buffers;
 use bytes::Bytes;
 use futures::AsyncReadExt;
 use futures::io::{ReadHalf, WriteHalf};
@@ -28,6 +27,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
+
+pub use buffers::Buffers;
 
 /// What is being done, in errors.
 const DOING: &str = "fetching";
@@ -74,6 +75,7 @@ pub async fn open(
     timing: &NetTiming,
     counters: &Arc<NetCounters>,
     download: &DownloadLimit,
+    buffers: &Buffers,
     peer: PeerId,
 ) -> Result<(FetchRequests, FetchResponses), PeerError> {
     let stream = control.open(peer, Protocol::Fetch, timing.open).await?;
@@ -96,7 +98,7 @@ pub async fn open(
         stream: read,
         writer,
         received: Arc::default(),
-        buffers: Buffers::default(),
+        buffers: buffers.clone(),
         tells_of_begun: false,
         begun: None,
         over: false,

@@ -101,23 +101,41 @@ pub fn encode_piece(piece: &[u8]) -> Vec<u8> {
 /// See [`FrameError`]; nothing larger than the piece is ever allocated.
 pub fn decode_frame(frame: &[u8], piece_len: usize) -> Result<Vec<u8>, FrameError> {
     check_frame(frame, piece_len)?;
+    let mut piece = Vec::with_capacity(piece_len);
+    match decompress(frame, &mut piece)? {
+        len if len == piece_len => Ok(piece),
+        _ => Err(FrameError::Damaged),
+    }
+}
+
+/// As [`decode_frame`], into the memory of a piece that is there already.
+///
+/// # Errors
+/// See [`FrameError`]; what is in `piece` then means nothing.
+pub fn decode_frame_into(frame: &[u8], piece: &mut [u8]) -> Result<(), FrameError> {
+    check_frame(frame, piece.len())?;
+    match decompress(frame, piece)? {
+        len if len == piece.len() => Ok(()),
+        _ => Err(FrameError::Damaged),
+    }
+}
+
+/// How many octets a frame decoded to.
+fn decompress<C: zstd_safe::WriteBuf + ?Sized>(
+    frame: &[u8],
+    into: &mut C,
+) -> Result<usize, FrameError> {
     let idle = DECOMPRESSORS.lock().pop();
     let mut decompressor = match idle {
         Some(decompressor) => decompressor,
         None => Decompressor::new().map_err(|_: io::Error| FrameError::Damaged)?,
     };
-    let mut piece = Vec::with_capacity(piece_len);
-    let decoded = decompressor.decompress_to_buffer(frame, &mut piece);
-    {
-        let mut idle = DECOMPRESSORS.lock();
-        if idle.len() < MAX_IDLE_CONTEXTS {
-            idle.push(decompressor);
-        }
+    let decoded = decompressor.decompress_to_buffer(frame, into);
+    let mut idle = DECOMPRESSORS.lock();
+    if idle.len() < MAX_IDLE_CONTEXTS {
+        idle.push(decompressor);
     }
-    match decoded {
-        Ok(len) if len == piece_len => Ok(piece),
-        _ => Err(FrameError::Damaged),
-    }
+    decoded.map_err(|_| FrameError::Damaged)
 }
 
 /// Checks what can be checked of a frame without decoding it: that it is one frame, whole, for a

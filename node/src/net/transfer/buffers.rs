@@ -1,60 +1,87 @@
 //! Buffers for pieces, used again once their readers have let go of them.
 //!
 //! A fresh buffer a piece costs as much as decrypting it: the allocator gives large blocks back to
-//! the kernel, which clears them anew.
+//! the kernel, which clears them anew, or keeps them in as many heaps as there are threads. So all
+//! fetches share these, for frames as they come and for what they decode to.
 
 use bytes::{Bytes, BytesMut};
-use std::collections::VecDeque;
+use parking_lot::Mutex;
+use std::sync::Arc;
 
-/// Octets that one session keeps for its next pieces: what a reader usually holds at a time.
-const KEPT_BYTES: usize = 4 << 20;
+/// Octets of free buffers that are kept while pieces come: by how much what the readers hold goes
+/// up and down.
+const FREE_BYTES: usize = 8 << 20;
 
-/// How many kept buffers are looked at before a new one is made; the oldest are the likeliest to
-/// be free.
-const LOOKED_AT: usize = 4;
+/// Buffers that are remembered, free or not: more than all pieces of the smallest common size that
+/// one fetch holds at a time.
+const MAX_BUFFERS: usize = 256;
 
-/// See the module.
-#[derive(Default)]
-pub struct Buffers {
-    /// The pieces given out last, oldest first.
-    given: VecDeque<Bytes>,
-    kept: usize,
+/// What is smaller is cheap to allocate.
+const LEAST_BYTES: usize = 64 << 10;
+
+/// See the module. Clones are the same buffers.
+#[derive(Debug, Clone, Default)]
+pub struct Buffers(Arc<Mutex<Vec<Buffer>>>);
+
+#[derive(Debug)]
+struct Buffer {
+    /// Shared with those who read it.
+    octets: Bytes,
+    capacity: usize,
+}
+
+impl Buffer {
+    fn is_free(&self) -> bool {
+        self.octets.is_unique()
+    }
+
+    /// Whether a piece of `len` octets fits and wouldn't hold much more memory than it needs.
+    fn fits(&self, len: usize) -> bool {
+        (len..=2 * len).contains(&self.capacity)
+    }
 }
 
 impl Buffers {
     /// A buffer of `len` octets of whatever content.
-    pub fn take(&mut self, len: usize) -> BytesMut {
-        for _ in 0..LOOKED_AT.min(self.given.len()) {
-            let Some(oldest) = self.given.pop_front() else { break };
-            self.kept -= oldest.len();
-            match oldest.try_into_mut() {
-                Ok(mut free) => {
-                    free.resize(len, 0);
-                    return free;
-                }
-                Err(held) => self.keep(held),
+    pub fn take(&self, len: usize) -> BytesMut {
+        let free = {
+            let mut buffers = self.0.lock();
+            let place = buffers.iter().position(|buffer| buffer.fits(len) && buffer.is_free());
+            place.map(|place| buffers.swap_remove(place))
+        };
+        match free.and_then(|buffer| buffer.octets.try_into_mut().ok()) {
+            Some(mut octets) => {
+                octets.resize(len, 0);
+                octets
             }
+            None => BytesMut::zeroed(len),
         }
-        BytesMut::zeroed(len)
     }
 
     /// Gives out a filled buffer, to have it back some day.
-    pub fn give(&mut self, filled: BytesMut) -> Bytes {
-        let filled = filled.freeze();
-        self.keep(filled.clone());
-        filled
+    pub fn give(&self, filled: BytesMut) -> Bytes {
+        let (capacity, octets) = (filled.capacity(), filled.freeze());
+        if capacity < LEAST_BYTES {
+            return octets;
+        }
+        let mut buffers = self.0.lock();
+        if buffers.len() >= MAX_BUFFERS {
+            buffers.swap_remove(0);
+        }
+        let mut free_bytes = 0;
+        buffers.retain(|buffer| {
+            if buffer.is_free() {
+                free_bytes += buffer.capacity;
+            }
+            free_bytes <= FREE_BYTES || !buffer.is_free()
+        });
+        buffers.push(Buffer { octets: octets.clone(), capacity });
+        octets
     }
 
-    fn keep(&mut self, buffer: Bytes) {
-        if buffer.len() > KEPT_BYTES {
-            return;
-        }
-        self.kept += buffer.len();
-        self.given.push_back(buffer);
-        while self.kept > KEPT_BYTES {
-            let Some(dropped) = self.given.pop_front() else { break };
-            self.kept -= dropped.len();
-        }
+    /// Lets go of all buffers: what is being read is freed by its readers. For when a fetch ends.
+    pub fn release(&self) {
+        self.0.lock().clear();
     }
 }
 
@@ -64,37 +91,54 @@ mod tests {
 
     const PIECE: usize = 256 * 1024;
 
+    fn give(buffers: &Buffers, octet: u8, len: usize) -> Bytes {
+        let mut buffer = buffers.take(len);
+        buffer.fill(octet);
+        buffers.give(buffer)
+    }
+
+    fn free_bytes(buffers: &Buffers) -> usize {
+        let buffers = buffers.0.lock();
+        buffers.iter().filter(|buffer| buffer.is_free()).map(|buffer| buffer.capacity).sum()
+    }
+
     #[test]
     fn what_is_let_go_of_is_used_again_and_what_is_held_is_not() {
-        let mut buffers = Buffers::default();
-        let mut give = |octet: u8, len| {
-            let mut buffer = buffers.take(len);
-            buffer.fill(octet);
-            buffers.give(buffer)
-        };
-        let held = give(1, PIECE);
-        let (free, at) = (give(2, PIECE), |bytes: &Bytes| bytes.as_ptr());
-        let place = at(&free);
+        let buffers = Buffers::default();
+        let held = give(&buffers, 1, PIECE);
+        let free = give(&buffers, 2, PIECE);
+        let place = free.as_ptr();
         drop(free);
-        let again = give(3, PIECE - 1000);
-        assert_eq!(at(&again), place, "the same memory");
+        let again = give(&buffers, 3, PIECE - 1000);
+        assert_eq!(again.as_ptr(), place, "the same memory");
         assert_eq!((again.len(), held.iter().all(|&octet| octet == 1)), (PIECE - 1000, true));
         let slice = again.slice(..1);
         drop(again);
-        assert_ne!(at(&give(4, PIECE)), place, "a slice holds it");
+        assert_ne!(give(&buffers, 4, PIECE).as_ptr(), place, "a slice holds it");
         assert_eq!(slice[0], 3);
     }
 
     #[test]
-    fn no_more_is_kept_than_allowed() {
-        let mut buffers = Buffers::default();
-        for len in [PIECE, 2 * KEPT_BYTES, KEPT_BYTES, 1] {
-            for _ in 0..40 {
-                let buffer = buffers.take(len);
-                drop(buffers.give(buffer));
-                let kept: usize = buffers.given.iter().map(Bytes::len).sum();
-                assert!(kept == buffers.kept && kept <= KEPT_BYTES);
-            }
+    fn a_small_piece_does_not_hold_a_large_buffer() {
+        let buffers = Buffers::default();
+        let place = give(&buffers, 1, 4 * PIECE).as_ptr();
+        assert_ne!(give(&buffers, 2, PIECE).as_ptr(), place);
+        assert_eq!(give(&buffers, 3, 2 * PIECE).as_ptr(), place, "half of it is used");
+    }
+
+    #[test]
+    fn no_more_is_kept_than_allowed_and_nothing_in_the_end() {
+        let buffers = Buffers::default();
+        for len in [1, PIECE, FREE_BYTES / 2 + 1, 2 * FREE_BYTES] {
+            let held: Vec<_> = (0..40).map(|_| give(&buffers, 0, len)).collect();
+            drop(held);
+            drop(give(&buffers, 0, len));
+            assert!(free_bytes(&buffers) <= FREE_BYTES + 2 * len, "{len}");
         }
+        let held: Vec<_> = (0..2 * MAX_BUFFERS).map(|_| give(&buffers, 0, LEAST_BYTES)).collect();
+        assert!(buffers.0.lock().len() <= MAX_BUFFERS);
+        drop(held);
+        buffers.release();
+        assert_eq!(free_bytes(&buffers), 0);
     }
 }
