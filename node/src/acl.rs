@@ -1,18 +1,21 @@
 //! Whose signatures are believed: the files that say so, and what holds when there are none.
 //!
-//! Files that are named are all used, and nothing else is. When none is named, it is Guix's own
-//! list, and on a machine without Guix the keys of Guix's build farms. A file that is there but
-//! can't be read, or that holds a key which must not be used, is an error and never a reason to
-//! fall back: believing other keys than the administrator chose is worse than not starting.
+//! Files that are named are all used, and nothing else is. When none is named, it is the system's own
+//! list, Guix's or Nix's, and on a machine without it the keys that Guix or Nix comes with. A file
+//! that is there but can't be read, or that holds a key which must not be used, is an error and never
+//! a reason to fall back: believing other keys than the administrator chose is worse than not
+//! starting. While a node runs, the files are watched (`watch.rs`).
 
+mod watch;
+
+pub use watch::{Reload, watch};
+
+use crate::dialect::Dialect;
 use narswarm_protocol::acl::{Acl, AclError, SkippedEntry};
 use narswarm_protocol::limits;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-
-/// Where Guix keeps its list (`guix/pki.scm`, `%acl-file`).
-pub const SYSTEM_ACL: &str = "/etc/guix/acl";
 
 /// Why it isn't known whose signatures are believed. Every message names the file.
 #[derive(Debug, thiserror::Error)]
@@ -64,39 +67,73 @@ impl std::fmt::Display for SkippedKey {
     }
 }
 
-/// Reads the keys of all `files`; if none is named, those of [`SYSTEM_ACL`]; if that doesn't exist
-/// either, takes [`Acl::guix_build_farms`].
+/// The files that say whose signatures are believed.
+#[derive(Debug, Clone)]
+pub struct AclFiles {
+    named: Vec<PathBuf>,
+    system: PathBuf,
+    dialect: Dialect,
+}
+
+impl AclFiles {
+    /// Those that are named; if none is, the system's.
+    #[must_use]
+    pub fn new(named: Vec<PathBuf>, dialect: Dialect) -> Self {
+        Self { named, system: dialect.keys_file().to_owned(), dialect }
+    }
+
+    /// Those that count.
+    #[must_use]
+    pub fn paths(&self) -> &[PathBuf] {
+        if self.named.is_empty() { std::slice::from_ref(&self.system) } else { &self.named }
+    }
+
+    /// Reads the keys of all files. When none is named and the system has none, takes those that
+    /// Guix or Nix comes with.
+    ///
+    /// # Errors
+    /// See [`AclFileError`].
+    pub fn load(&self) -> Result<LoadedAcl, AclFileError> {
+        self.understand(self.read())
+    }
+
+    /// The octets of each of the files.
+    fn read(&self) -> Vec<io::Result<Vec<u8>>> {
+        self.paths().iter().map(|path| read_bounded(path, limits::MAX_SEXP_BYTES)).collect()
+    }
+
+    fn understand(&self, contents: Vec<io::Result<Vec<u8>>>) -> Result<LoadedAcl, AclFileError> {
+        let mut loaded = LoadedAcl { acl: Acl::default(), files: vec![], skipped: vec![] };
+        for (path, bytes) in self.paths().iter().zip(contents) {
+            let mut bytes = match bytes {
+                Err(error) if self.named.is_empty() && error.kind() == io::ErrorKind::NotFound => {
+                    loaded.acl.merge(self.dialect.built_in_keys());
+                    continue;
+                }
+                bytes => {
+                    bytes.map_err(|source| AclFileError::Read { path: path.clone(), source })?
+                }
+            };
+            if self.named.is_empty() {
+                bytes.splice(..0, self.dialect.implied_keys().into_bytes());
+            }
+            let acl = Acl::parse(&bytes)
+                .map_err(|source| AclFileError::Keys { path: path.clone(), source })?;
+            let skipped = acl.skipped().iter().cloned();
+            loaded.skipped.extend(skipped.map(|entry| SkippedKey { path: path.clone(), entry }));
+            loaded.acl.merge(acl);
+            loaded.files.push(path.clone());
+        }
+        Ok(loaded)
+    }
+}
+
+/// Reads the keys of `files`, or the system's; see [`AclFiles::load`].
 ///
 /// # Errors
 /// See [`AclFileError`].
-pub fn load(files: &[PathBuf]) -> Result<LoadedAcl, AclFileError> {
-    load_or_system(files, Path::new(SYSTEM_ACL))
-}
-
-fn load_or_system(files: &[PathBuf], system: &Path) -> Result<LoadedAcl, AclFileError> {
-    if !files.is_empty() {
-        return load_files(files);
-    }
-    match load_files(&[system.to_owned()]) {
-        Err(AclFileError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            Ok(LoadedAcl { acl: Acl::guix_build_farms(), files: vec![], skipped: vec![] })
-        }
-        loaded => loaded,
-    }
-}
-
-fn load_files(files: &[PathBuf]) -> Result<LoadedAcl, AclFileError> {
-    let mut loaded = LoadedAcl { acl: Acl::default(), files: files.to_vec(), skipped: vec![] };
-    for path in files {
-        let bytes = read_bounded(path, limits::MAX_SEXP_BYTES)
-            .map_err(|source| AclFileError::Read { path: path.clone(), source })?;
-        let acl = Acl::parse(&bytes)
-            .map_err(|source| AclFileError::Keys { path: path.clone(), source })?;
-        let skipped = acl.skipped().iter().cloned();
-        loaded.skipped.extend(skipped.map(|entry| SkippedKey { path: path.clone(), entry }));
-        loaded.acl.merge(acl);
-    }
-    Ok(loaded)
+pub fn load(files: &[PathBuf], dialect: Dialect) -> Result<LoadedAcl, AclFileError> {
+    AclFiles::new(files.to_vec(), dialect).load()
 }
 
 /// Reads a file, stopping one octet beyond `limit`, so that whoever parses it sees that it is too
@@ -110,9 +147,15 @@ pub(crate) fn read_bounded(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use narswarm_protocol::acl::NixSigningKey;
     use narswarm_protocol::signature::SigningKey;
     use std::error::Error as _;
     use std::fs;
+
+    fn load_or_system(named: &[PathBuf], system: &Path) -> Result<LoadedAcl, AclFileError> {
+        let (named, system) = (named.to_vec(), system.to_owned());
+        AclFiles { named, system, dialect: Dialect::Guix }.load()
+    }
 
     fn key(seed: u8) -> SigningKey {
         SigningKey::from_seed([seed; 32])
@@ -158,6 +201,32 @@ mod tests {
         let loaded = load_or_system(&[], &folder.path().join("acl")).expect("built-in keys");
         assert_eq!(loaded.acl, Acl::guix_build_farms());
         assert!(loaded.files.is_empty());
+    }
+
+    #[test]
+    fn nixs_configuration_adds_to_its_own_key_or_replaces_it() {
+        let folder = tempfile::tempdir().expect("folder");
+        let conf = folder.path().join("nix.conf");
+        let key = NixSigningKey::from_seed("ours-1", [1; 32]).expect("a name").public_key();
+        let loaded = |text: Option<String>| {
+            let _ = fs::remove_file(&conf);
+            if let Some(text) = text {
+                fs::write(&conf, text).expect("file");
+            }
+            let files = AclFiles { named: vec![], system: conf.clone(), dialect: Dialect::Nix };
+            let acl = files.load().expect("keys").acl;
+            acl.nix_keys().map(|key| key.name().to_owned()).collect::<Vec<_>>()
+        };
+        let built_in = "cache.nixos.org-1";
+        assert_eq!(loaded(None), [built_in]);
+        assert_eq!(loaded(Some("sandbox = true\n".to_owned())), [built_in]);
+        let extra = format!("extra-trusted-public-keys = {key}\n");
+        assert_eq!(loaded(Some(extra)), [built_in, "ours-1"]);
+        assert_eq!(loaded(Some(format!("trusted-public-keys = {key}\n"))), ["ours-1"]);
+        // Named, the file counts as it stands.
+        fs::write(&conf, format!("extra-trusted-public-keys = {key}\n")).expect("file");
+        let named = load(std::slice::from_ref(&conf), Dialect::Nix).expect("keys");
+        assert_eq!(named.acl.len(), 1);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Every setting is optional in the file, and unknown ones are refused, so that a misspelt name
 //! doesn't silently mean its default.
 
+use crate::dialect::Dialect;
 use crate::rate::Rate;
 use crate::voucher_peer::VoucherPeer;
 use anyhow::Context;
@@ -14,9 +15,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use url::Url;
 
-/// Where guix looks for substitutes by default (`guix/scripts/substitute.scm`,
-/// `%default-substitute-urls`).
-const DEFAULT_UPSTREAMS: [&str; 2] = ["https://bordeaux.guix.gnu.org", "https://ci.guix.gnu.org"];
 /// Where the shim listens: loopback, on a port that no registered service uses.
 const DEFAULT_HTTP: &str = "127.0.0.1:8710";
 /// Where peers connect to, TCP and QUIC, both address families.
@@ -30,13 +28,11 @@ const DEFAULT_LISTEN: [&str; 4] = [
 const SYSTEM_CONFIG: &str = "/etc/narswarm/config.toml";
 /// Default quota of the nar cache: a few system generations, little on today's disks.
 const DEFAULT_CACHE_GIB: u64 = 20;
+/// Before the 40 of `cache.nixos.org`, since the node asks that itself where the swarm has nothing.
+const DEFAULT_PRIORITY: u32 = 30;
 
 /// The store of Guix.
 const DEFAULT_STORE: &str = "/gnu/store";
-/// Its database (`guix/config.scm`, `%store-database-directory`).
-const GUIX_STORE_DB: &str = "/var/guix/db/db.sqlite";
-/// The database of Nix's store.
-const NIX_STORE_DB: &str = "/nix/var/nix/db/db.sqlite";
 /// Where guix keeps narinfos that it has fetched (`guix/substitutes.scm`,
 /// `%narinfo-cache-directory`).
 const DEFAULT_GUIX_CACHE: &str = "/var/guix/substitute/cache";
@@ -122,8 +118,9 @@ pub struct CommonArgs {
 /// Whose signatures are believed.
 #[derive(Debug, Clone, Default, Args)]
 pub struct AclArgs {
-    /// File with the keys whose signatures are believed: Guix's ACL, or one `(public-key …)`
-    /// [default: /etc/guix/acl, else the keys of Guix's build farms]. Repeatable.
+    /// File with the keys whose signatures are believed: Guix's ACL, one `(public-key …)`, Nix's
+    /// keys as NAME:BASE64, or a nix.conf [default: /etc/guix/acl, else the keys of Guix's build
+    /// farms; for Nix's store /etc/nix/nix.conf]. Repeatable.
     #[arg(long, env = "NARSWARM_ACL", value_delimiter = ':', value_name = "FILE")]
     pub acl: Vec<PathBuf>,
 }
@@ -155,7 +152,8 @@ pub struct NodeArgs {
     /// Don't ask the router for a port.
     #[arg(long)]
     pub no_upnp: bool,
-    /// Substitute server to fall back on [default: Guix's build farms]. Repeatable, in order.
+    /// Substitute server to fall back on [default: Guix's build farms, for Nix's store
+    /// cache.nixos.org]. Repeatable, in order.
     #[arg(long, env = "NARSWARM_UPSTREAM", value_delimiter = ',', value_name = "URL")]
     pub upstream: Vec<Url>,
     /// Use no substitute server at all.
@@ -219,6 +217,7 @@ struct FileConfig {
     share: Option<Share>,
     share_include: Option<Vec<String>>,
     share_exclude: Option<Vec<String>>,
+    priority: Option<u32>,
     cache_gib: Option<u64>,
     upload_rate: Option<Rate>,
     upload_rate_per_peer: Option<Rate>,
@@ -259,12 +258,13 @@ pub struct Config {
     /// How swarm and upstream share the work.
     pub upstream_mode: ModeName,
     /// Files with the keys whose signatures are believed; when empty, `/etc/guix/acl`, or the keys
-    /// of Guix's build farms.
+    /// of Guix's build farms; for Nix's store, `/etc/nix/nix.conf`.
     pub acl: Vec<PathBuf>,
     /// Peers whose word for the pieces of a nar is believed; that of others counts only when it is
     /// confirmed. Whatever they say, guix gets what is signed.
     pub voucher_keys: Vec<VoucherPeer>,
-    /// The store that substitutes are for.
+    /// The store that substitutes are for. If it is Nix's, so are the defaults of `upstreams` and
+    /// `acl`.
     pub store: PathBuf,
     /// Whether public items of the store are shared.
     pub share_store: bool,
@@ -281,6 +281,8 @@ pub struct Config {
     pub share_include: Vec<String>,
     /// Patterns of names; items that match one are never given to others.
     pub share_exclude: Vec<String>,
+    /// When Nix asks this server, among all that it knows: the lowest first.
+    pub priority: u32,
     /// Most that the nar cache takes, in GiB; a seed's has no bound.
     pub cache_gib: u64,
     /// Most that is given to all peers together.
@@ -306,12 +308,13 @@ impl Config {
     pub fn load(common: &CommonArgs, acl: &AclArgs, node: &NodeArgs) -> anyhow::Result<Self> {
         let file = read_file(common.config.as_deref())?;
         let listen_is_default = node.listen.is_empty() && file.listen.is_none();
+        let store = node.store.clone().or(file.store).unwrap_or_else(|| DEFAULT_STORE.into());
         let upstreams = if node.no_upstream {
             Vec::new()
         } else {
-            list(&node.upstream, file.upstreams, || parsed(&DEFAULT_UPSTREAMS))
+            let default = Dialect::of_store(&store).upstreams();
+            list(&node.upstream, file.upstreams, || parsed(default))
         };
-        let store = node.store.clone().or(file.store).unwrap_or_else(|| DEFAULT_STORE.into());
         let store_db = node.store_db.clone().or(file.store_db);
         let store_db_is_default = store_db.is_none();
         Ok(Self {
@@ -337,7 +340,8 @@ impl Config {
             acl: list(&acl.acl, file.acl, Vec::new),
             voucher_keys: list(&node.voucher_key, file.voucher_keys, Vec::new),
             share_store: !node.no_store && file.share_store.unwrap_or(true),
-            store_db: store_db.unwrap_or_else(|| default_store_db(&store)),
+            store_db: store_db
+                .unwrap_or_else(|| Dialect::of_store(&store).store_database().to_owned()),
             store,
             guix_cache: file.guix_cache.unwrap_or_else(|| DEFAULT_GUIX_CACHE.into()),
             store_lookups_per_minute: file
@@ -346,6 +350,7 @@ impl Config {
             share: node.share.or(file.share).unwrap_or_default(),
             share_include: file.share_include.unwrap_or_default(),
             share_exclude: file.share_exclude.unwrap_or_default(),
+            priority: file.priority.unwrap_or(DEFAULT_PRIORITY),
             cache_gib: file.cache_gib.unwrap_or(DEFAULT_CACHE_GIB),
             upload_rate: node.upload_rate.or(file.upload_rate).unwrap_or_default(),
             upload_rate_per_peer: node
@@ -357,11 +362,6 @@ impl Config {
             store_db_is_default,
         })
     }
-}
-
-/// Where the daemon of a store keeps its database.
-fn default_store_db(store: &Path) -> PathBuf {
-    if store == Path::new("/nix/store") { NIX_STORE_DB.into() } else { GUIX_STORE_DB.into() }
 }
 
 fn list<T: Clone>(flags: &[T], file: Option<Vec<T>>, default: impl Fn() -> Vec<T>) -> Vec<T> {

@@ -32,8 +32,8 @@ pub use shared::{NarPlace, SharedEntry};
 
 use crate::config::{Role, Share};
 use crate::http::{
-    Backend, ByteCounts, FetchStatus, ItemCounts, NarForm, NarRefusal, NarReply, NarWant,
-    NarinfoAnswer, PeerCounts, RequestCounts, StatusReport,
+    AclStatus, Backend, ByteCounts, FetchStatus, ItemCounts, NarForm, NarRefusal, NarReply,
+    NarWant, NarinfoAnswer, PeerCounts, RequestCounts, StatusReport,
 };
 use crate::metrics::Metrics;
 use crate::net::{Held, Net, NetEvent};
@@ -55,6 +55,7 @@ use narswarm_protocol::store_path::{ItemName, StoreHash};
 use narswarm_protocol::voucher::{VoucherKey, VoucherSigner};
 use parking_lot::Mutex;
 use resolve::{Known, Pending};
+use serve::Publicity;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -121,7 +122,11 @@ struct Inner {
     upstreams: Option<Upstreams>,
     net: OnceLock<Net>,
     own_store: OnceLock<SystemStore>,
+    /// Whose signatures are believed. What was believed under another one counts no longer, see
+    /// `Known` and `Publicity`.
     acl: ArcSwap<Acl>,
+    /// Why the files with the keys can't be used as they are now.
+    acl_problem: Mutex<Option<String>>,
     metrics: Arc<Metrics>,
     started: Instant,
     http: OnceLock<SocketAddr>,
@@ -144,7 +149,7 @@ struct Inner {
     bad_upstream: Cache<NarHash, ()>,
     banned: Cache<PeerId, ()>,
     /// Whether some narinfo of a nar is signed by a key of the ACL as it is now.
-    public: Cache<NarHash, bool>,
+    public: Cache<NarHash, Publicity>,
     /// Octets of nar a second that upstream gave lately.
     upstream_rate: Mutex<Option<f64>>,
     vouching: Vouching,
@@ -167,6 +172,7 @@ impl Engine {
     ) -> Self {
         let remembered =
             |life| Cache::builder().max_capacity(limits::MAX_REMEMBERED).time_to_live(life).build();
+        metrics.acl_keys.set(acl.len() as i64);
         let vouching = Vouching::new(config.voucher_signer.clone(), config.voucher_keys.clone());
         let inner = Inner {
             config,
@@ -175,6 +181,7 @@ impl Engine {
             net: OnceLock::new(),
             own_store: OnceLock::new(),
             acl: ArcSwap::from_pointee(acl),
+            acl_problem: Mutex::default(),
             metrics,
             started: Instant::now(),
             http: OnceLock::new(),
@@ -292,6 +299,30 @@ impl Engine {
     #[must_use]
     pub fn acl(&self) -> Arc<Acl> {
         self.inner.acl.load_full()
+    }
+
+    /// Believes these keys and no others from now on. Nothing that only others have signed is given
+    /// to anybody any more, neither what is at hand nor what is on its way. Says whether anything
+    /// has changed.
+    pub fn set_acl(&self, acl: Acl) -> bool {
+        let inner = &self.inner;
+        *inner.acl_problem.lock() = None;
+        inner.metrics.acl_is_stale.set(0);
+        if **inner.acl.load() == acl {
+            return false;
+        }
+        inner.metrics.acl_keys.set(acl.len() as i64);
+        inner.acl.store(Arc::new(acl));
+        // What is there counts no longer; this makes room, and finds what new keys have signed.
+        inner.known.invalidate_all();
+        self.forget_misses();
+        true
+    }
+
+    /// The files with the keys can't be used as they are now: those that were believed still are.
+    pub fn keep_acl(&self, problem: String) {
+        self.inner.metrics.acl_is_stale.set(1);
+        *self.inner.acl_problem.lock() = Some(problem);
     }
 
     /// Things were added to the store behind the engine's back: what was missed may be there now,
@@ -461,6 +492,10 @@ impl Backend for Engine {
             bytes: ByteCounts::of(&inner.metrics),
             requests: RequestCounts::of(&inner.metrics),
             fetches: fetches.collect(),
+            acl: AclStatus {
+                keys: inner.acl.load().len() as u64,
+                problem: inner.acl_problem.lock().clone(),
+            },
         }
     }
 }

@@ -36,7 +36,9 @@ pub use backend::{
 };
 pub use range::ByteRange;
 pub use server::{ServeError, raise_descriptor_limit, serve};
-pub use status::{ByteCounts, FetchStatus, ItemCounts, PeerCounts, RequestCounts, StatusReport};
+pub use status::{
+    AclStatus, ByteCounts, FetchStatus, ItemCounts, PeerCounts, RequestCounts, StatusReport,
+};
 
 use serde::{Deserialize, Serialize};
 use std::time::Duration;

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod cmd;
 pub mod config;
 pub mod control;
+pub mod dialect;
 pub mod engine;
 pub mod http;
 pub mod metrics;

@@ -62,6 +62,10 @@ pub struct Metrics {
     pub verification_failures: Family<VerificationLabels, Counter>,
     /// Fetches that ended, by outcome.
     pub fetches: Family<FetchLabels, Counter>,
+    /// Keys whose signatures are believed.
+    pub acl_keys: Gauge,
+    /// Whether the files with the keys can't be used as they are now, and older ones count.
+    pub acl_is_stale: Gauge,
 }
 
 /// Why a nar's body ended early.
@@ -174,6 +178,8 @@ impl Metrics {
             peers_connected: Gauge::default(),
             verification_failures: Family::default(),
             fetches: Family::default(),
+            acl_keys: Gauge::default(),
+            acl_is_stale: Gauge::default(),
         };
         metrics.register_requests();
         metrics.register_traffic();
@@ -244,6 +250,12 @@ impl Metrics {
             self.verification_failures.clone(),
         );
         r.register("fetches", "Fetches that ended", self.fetches.clone());
+        r.register("acl_keys", "Keys whose signatures are believed", self.acl_keys.clone());
+        r.register(
+            "acl_is_stale",
+            "1 while the files with the keys can't be used, and older ones count",
+            self.acl_is_stale.clone(),
+        );
     }
 
     /// Lets another part add counters of its own under a prefix (`narswarm_PREFIX_…`).

@@ -1,8 +1,9 @@
 //! A whole node: opens the data directory, joins the parts, and takes them down in order.
 
-use crate::acl;
+use crate::acl::{self, AclFiles, Reload};
 use crate::config::{Config, Role, Share};
 use crate::control;
+use crate::dialect::Dialect;
 use crate::engine::{Engine, EngineConfig, SharedEntry, announce_all};
 use crate::http::{self, Backend, HttpConfig, StatusReport};
 use crate::metrics::Metrics;
@@ -16,13 +17,12 @@ use anyhow::Context;
 use libp2p::Multiaddr;
 use narswarm_protocol::limits;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use url::Url;
 
 /// A running node.
@@ -32,6 +32,7 @@ pub struct Node {
     data: DataDir,
     http: SocketAddr,
     engine: Engine,
+    reload: Reload,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -48,7 +49,9 @@ impl Node {
         let download = DownloadLimit::new(config.download_rate);
         let upstream = UpstreamConfig { download: download.clone(), ..UpstreamConfig::default() };
         let upstreams = spawn_blocking(move || connect_upstreams(urls, upstream));
-        let loaded = acl::load(&config.acl)?;
+        let acl_files = AclFiles::new(config.acl.clone(), Dialect::of_store(&config.store));
+        let loaded = acl_files.load()?;
+        loaded.skipped.iter().for_each(|skipped| warn!("{skipped}"));
         let data = DataDir::open(&config.data_dir)?;
         let store = open_store(&data, &config)?;
         let metrics = Arc::new(Metrics::new());
@@ -77,6 +80,7 @@ impl Node {
             data,
             http,
             engine: engine.clone(),
+            reload: Reload::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
@@ -84,11 +88,14 @@ impl Node {
         node.tasks.spawn(node.until_stop(async move { follower.follow(events).await }));
         let announcer = engine.clone();
         node.tasks.spawn(node.until_stop(async move { announce_all(&announcer).await }));
+        let keys = watch_acl(acl_files, node.reload.clone(), engine.clone());
+        node.tasks.spawn(node.until_stop(keys));
         let control = control::listen(node.data.path().to_owned(), engine.clone())?;
         node.tasks.spawn(node.until_stop(control));
         let http_config = HttpConfig {
             store_dir: config.store.to_string_lossy().into_owned(),
             host_names: config.http_names.clone(),
+            priority: config.priority,
             ..HttpConfig::default()
         };
         let shim = http::serve(
@@ -125,6 +132,11 @@ impl Node {
         self.engine.status()
     }
 
+    /// Has the files with the keys read anew.
+    pub fn reload_acl(&self) {
+        self.reload.ask();
+    }
+
     /// Stops serving, then the network, then closes the store.
     pub async fn stop(self) {
         self.stop.cancel();
@@ -158,10 +170,11 @@ impl Node {
         for address in self.net.listen_addresses() {
             info!("peers connect to {address}");
         }
-        if !Path::new("/gnu/store").exists() && !Path::new("/etc/guix/acl").exists() {
+        let dialect = Dialect::of_store(&config.store);
+        if !config.store.exists() && !dialect.keys_file().exists() {
             info!(
-                "no Guix on this machine: working as a substitute proxy, which shares what passes \
-                 through it"
+                "no {dialect} on this machine: working as a substitute proxy, which shares what \
+                 passes through it"
             );
         }
         if config.upstreams.is_empty() && config.bootstrap.is_empty() && !config.mdns {
@@ -198,7 +211,7 @@ pub fn list_shared_at_rest(
     data: &DataDir,
     tell: impl FnMut(Vec<SharedEntry>) -> bool,
 ) -> anyhow::Result<()> {
-    let loaded = acl::load(&config.acl)?;
+    let loaded = acl::load(&config.acl, Dialect::of_store(&config.store))?;
     let store = open_store(data, config)?;
     let policy = Policy::new(&config.share_include, &config.share_exclude)?;
     let engine = Engine::new(
@@ -217,6 +230,25 @@ pub fn list_shared_at_rest(
     let listed = engine.list_shared(tell);
     store.close();
     Ok(listed?)
+}
+
+/// Keeps the engine to the keys that the files hold now.
+async fn watch_acl(files: AclFiles, reload: Reload, engine: Engine) {
+    acl::watch(files, reload, |loaded| match loaded {
+        Ok(loaded) => {
+            let keys = loaded.acl.len();
+            if engine.set_acl(loaded.acl) {
+                info!("the keys have changed: {keys} are believed now");
+                loaded.skipped.iter().for_each(|skipped| warn!("{skipped}"));
+            }
+        }
+        Err(error) => {
+            let problem = format!("{:#}", anyhow::Error::new(error));
+            error!("THE KEYS CAN'T BE READ ANEW, so the last good ones still count: {problem}");
+            engine.keep_acl(problem);
+        }
+    })
+    .await;
 }
 
 /// The substitute servers, if there are any, and connections to them under way.

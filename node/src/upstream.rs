@@ -28,7 +28,7 @@ mod response;
 mod tests;
 mod warm;
 
-pub use choice::{best_source, is_decoded, ranked_sources};
+pub use choice::{best_source, ranked_sources};
 pub use decode::decode;
 pub use error::{ResponseProblem, UpstreamError};
 pub use nar::{RawNar, RawPart, UpstreamNar};

@@ -1,15 +1,18 @@
-//! Guix's access control list: whose signatures are believed.
+//! The access control list: whose signatures are believed.
 //!
-//! [`Acl::parse`] reads `/etc/guix/acl` as `guix/pki.scm` does, and files that hold one
-//! `(public-key …)`. Dangerous keys are refused loudly, since with some of them anybody can sign
+//! [`Acl::parse`] reads `/etc/guix/acl` as `guix/pki.scm` does, files that hold one
+//! `(public-key …)`, and Nix's trusted public keys (`nix.rs`). Dangerous keys are refused loudly, since with some of them anybody can sign
 //! ([`KeyError`]); entries that merely can't be used here are kept in a list for the log.
 
 mod key;
+mod nix;
 
 pub use key::{KeyError, PublicKey, key_name};
+pub(crate) use nix::named as nix_signature;
+pub use nix::{NixKey, NixKeyError, NixSigningKey};
 
 use crate::sexp::{self, Sexp, SexpError};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Why a file gives no access control list.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -38,6 +41,9 @@ pub enum AclError {
     /// The only key of the file must not or can't be used.
     #[error("{0}")]
     SingleKey(#[source] KeyError),
+    /// No s-expression, and no keys of Nix's.
+    #[error("{0}")]
+    Nix(#[from] NixKeyError),
 }
 
 /// An entry that was passed over because it authorises nothing that could be checked here.
@@ -60,21 +66,49 @@ pub enum SkipReason {
     Tag,
 }
 
+/// Whose signature it is, and of which kind: Guix's and Nix's keys never stand in for each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Signer {
+    /// A key of Guix's, for ECDSA signatures of a narinfo's text.
+    Guix(PublicKey),
+    /// A key of Nix's, for Ed25519 signatures of a narinfo's fingerprint.
+    Nix(NixKey),
+}
+
+impl Signer {
+    /// The name by which people know it: a build farm's host, Nix's key name, else the point in
+    /// hexadecimal.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::Guix(key) => key_name(key).map_or_else(|| key.id(), str::to_owned),
+            Self::Nix(key) => key.name().to_owned(),
+        }
+    }
+}
+
 /// A set of keys whose signatures are believed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Acl {
     keys: BTreeMap<[u8; 32], PublicKey>,
+    /// By name, which need not be of one key only: narinfos signed by either are believed.
+    nix: BTreeMap<String, BTreeSet<NixKey>>,
     skipped: Vec<SkippedEntry>,
 }
 
 impl Acl {
     /// Reads Guix's `acl` file, or a file with one `(public-key …)`, in libgcrypt's advanced or
-    /// canonical form.
+    /// canonical form; or Nix's keys, `NAME:BASE64` between white space, or in a `nix.conf`.
     ///
     /// # Errors
     /// Refuses what is neither, malformed and dangerous Ed25519 keys, and a single key of another
     /// algorithm. Within a list, keys of other algorithms land in [`Self::skipped`] instead.
     pub fn parse(bytes: &[u8]) -> Result<Self, AclError> {
+        if !bytes.trim_ascii_start().starts_with(b"(") {
+            let mut acl = Self::default();
+            nix::read_keys(bytes)?.into_iter().for_each(|key| acl.insert_nix(key));
+            return Ok(acl);
+        }
         let expression = read_file(bytes)?;
         if let Some(entries) = expression.tagged("acl") {
             return Self::from_entries(entries);
@@ -116,35 +150,61 @@ impl Acl {
         Self::from_iter(key::farm_keys())
     }
 
+    /// The key of NixOS's cache, `cache.nixos.org`, as Nix has it built in.
+    #[must_use]
+    pub fn nixos_cache() -> Self {
+        let mut acl = Self::default();
+        acl.insert_nix(NixKey::nixos_cache());
+        acl
+    }
+
     /// Adds a key.
     pub fn insert(&mut self, key: PublicKey) {
         self.keys.insert(*key.octets(), key);
     }
 
+    /// Adds a key of Nix's.
+    pub fn insert_nix(&mut self, key: NixKey) {
+        self.nix.entry(key.name().to_owned()).or_default().insert(key);
+    }
+
     /// Adds all keys, and the skipped entries, of another list.
     pub fn merge(&mut self, other: Self) {
         self.keys.extend(other.keys);
+        for (name, keys) in other.nix {
+            self.nix.entry(name).or_default().extend(keys);
+        }
         self.skipped.extend(other.skipped);
     }
 
     /// Whether nobody is believed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
+        self.keys.is_empty() && self.nix.is_empty()
     }
 
     /// How many keys are believed.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.keys.len()
+        self.keys.len() + self.nix_keys().count()
     }
 
-    /// All keys, in the order of their octets.
+    /// All keys of Nix's, in the order of their names.
+    pub fn nix_keys(&self) -> impl Iterator<Item = &NixKey> {
+        self.nix.values().flatten()
+    }
+
+    /// Nix's keys of this name.
+    pub fn nix_keys_named(&self, name: &str) -> impl Iterator<Item = &NixKey> {
+        self.nix.get(name).into_iter().flatten()
+    }
+
+    /// All keys of Guix's, in the order of their octets.
     pub fn keys(&self) -> impl Iterator<Item = &PublicKey> {
         self.keys.values()
     }
 
-    /// Whether the key is believed.
+    /// Whether this key of Guix's is believed.
     #[must_use]
     pub fn contains(&self, key: &PublicKey) -> bool {
         self.keys.contains_key(key.octets())
@@ -261,7 +321,27 @@ mod tests {
     }
 
     #[test]
+    fn keys_of_nixs_are_read_and_kept_apart() {
+        let nixos = NixKey::nixos_cache();
+        let acl = Acl::parse(format!("trusted-public-keys = {nixos}\n").as_bytes()).expect("keys");
+        assert_eq!(acl, Acl::nixos_cache());
+        assert_eq!(acl.nix_keys_named("cache.nixos.org-1").count(), 1);
+        assert_eq!(acl.nix_keys_named("cache.nixos.org").count(), 0);
+        let same = PublicKey::from_octets(nixos.octets()).expect("a point");
+        assert!(!acl.contains(&same), "a key of Nix's signs nothing for Guix");
+        // Another key of the same name is another key.
+        let other = NixSigningKey::from_seed(nixos.name(), [1; 32]).expect("a name").public_key();
+        let mut both = Acl::guix_build_farms();
+        both.merge(acl);
+        both.merge(Acl::parse(other.to_string().as_bytes()).expect("a key"));
+        assert_eq!(both.len(), 4);
+        assert_eq!(both.nix_keys_named(nixos.name()).count(), 2);
+        assert_eq!(Signer::Nix(other).name(), "cache.nixos.org-1");
+    }
+
+    #[test]
     fn what_is_no_list_is_refused() {
+        assert_eq!(Acl::parse(b""), Err(AclError::Nix(NixKeyError::NoKeys)));
         for text in ["", "hello", "(acl (entry))", "(acl x)", "(private-key)", "(acl) (acl)"] {
             assert!(Acl::parse(text.as_bytes()).is_err(), "{text}");
         }

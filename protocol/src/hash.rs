@@ -2,6 +2,8 @@
 //! another.
 
 use crate::base32::{self, Base32Error};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -58,6 +60,9 @@ pub enum NarHashError {
     /// The digits are neither 64 of hexadecimal nor 52 of nix-base32.
     #[error("not a sha256 in base32 or hexadecimal: {0}")]
     Digits(#[from] Base32Error),
+    /// What follows `sha256-` is not 32 octets in base64.
+    #[error("not a sha256 in base64")]
+    Base64,
 }
 
 impl NarHash {
@@ -68,10 +73,23 @@ impl NarHash {
     /// See [`NarHashError`].
     pub fn parse(text: &[u8]) -> Result<Self, NarHashError> {
         let digits = text.strip_prefix(b"sha256:").ok_or(NarHashError::Algorithm)?;
-        if let Some(octets) = hex_sha256(digits) {
+        Ok(Self(sha256_digits(digits, digits)?))
+    }
+
+    /// As [`Self::parse`], and in the other spellings that Nix reads: hexadecimal in capitals, and
+    /// base64 after `sha256:` or, by the rules of subresource integrity, after `sha256-`.
+    ///
+    /// # Errors
+    /// See [`NarHashError`].
+    pub fn parse_nix(text: &[u8]) -> Result<Self, NarHashError> {
+        if let Some(digits) = text.strip_prefix(b"sha256-") {
+            return base64_sha256(digits).map(Self).ok_or(NarHashError::Base64);
+        }
+        let digits = text.strip_prefix(b"sha256:").ok_or(NarHashError::Algorithm)?;
+        if let Some(octets) = base64_sha256(digits) {
             return Ok(Self(octets));
         }
-        Ok(Self(base32::decode(digits)?))
+        Ok(Self(sha256_digits(&digits.to_ascii_lowercase(), digits)?))
     }
 
     /// `sha256:` and nix-base32, as narinfos spell it.
@@ -79,6 +97,17 @@ impl NarHash {
     pub fn to_narinfo(&self) -> String {
         format!("sha256:{self}")
     }
+}
+
+fn base64_sha256(digits: &[u8]) -> Option<[u8; 32]> {
+    // Decoding allocates as much as there is, so look first how much that is.
+    let octets = if digits.len() == 44 { STANDARD.decode(digits).ok()? } else { return None };
+    octets.try_into().ok()
+}
+
+/// Reads digits of a SHA-256, hexadecimal or else nix-base32.
+fn sha256_digits(hexadecimal: &[u8], base32: &[u8]) -> Result<[u8; 32], Base32Error> {
+    hex_sha256(hexadecimal).map_or_else(|| base32::decode(base32), Ok)
 }
 
 fn hex_sha256(digits: &[u8]) -> Option<[u8; 32]> {
@@ -110,5 +139,25 @@ mod tests {
         assert_eq!(hash.to_narinfo().as_bytes(), base32);
         assert_eq!(NarHash::parse(b"sha1:00"), Err(NarHashError::Algorithm));
         assert!(NarHash::parse(b"sha256:e3b0").is_err());
+    }
+
+    #[test]
+    fn nix_has_more_spellings() {
+        let base32 = b"sha256:0mdqa9w1p6cmli6976v4wi0sw9r4p5prkj7lzfd1877wk11c9c73";
+        let hash = NarHash::parse(base32).expect("base32");
+        for text in [
+            "sha256:0mdqa9w1p6cmli6976v4wi0sw9r4p5prkj7lzfd1877wk11c9c73",
+            "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+            "sha256:E3B0C44298FC1C149AFBF4C8996FB92427AE41E4649B934CA495991B7852B855",
+            "sha256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=",
+            "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=",
+        ] {
+            assert_eq!(NarHash::parse_nix(text.as_bytes()), Ok(hash), "{text}");
+        }
+        let sri = b"sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
+        assert_eq!(NarHash::parse(sri), Err(NarHashError::Algorithm), "Guix knows no such thing");
+        assert_eq!(NarHash::parse_nix(b"sha256-47DEQ"), Err(NarHashError::Base64));
+        assert_eq!(NarHash::parse_nix(b"sha512-47DEQ"), Err(NarHashError::Algorithm));
+        assert!(NarHash::parse_nix(b"sha256:0MDQ").is_err());
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! A map, in the order in which a substitute travels:
 //!
-//! - names: [`base32`], [`hash`], [`store_path`];
+//! - names: [`base32`], [`hash`], [`store_path`], [`content_address`];
 //! - trust: [`sexp`], [`acl`], [`signature`], [`narinfo`] (`Unverified…` becomes `Verified…` only
 //!   by a signature of an authorised key), [`voucher`] (whose word for a piece list counts);
 //! - content: [`nar`] (the archive format), [`piece`] (pieces, piece lists, roots), [`piece_set`]
@@ -22,6 +22,7 @@
 
 pub mod acl;
 pub mod base32;
+pub mod content_address;
 pub mod dht_size;
 pub mod fetch;
 pub mod hash;

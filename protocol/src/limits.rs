@@ -149,6 +149,13 @@ pub const MAX_NAR_SOURCES: usize = 16;
 
 /// Longest URL of a nar, the length that web servers commonly accept at least.
 pub const MAX_NAR_URL_BYTES: usize = 4096;
+
+/// Most `Sig` fields of a narinfo in Nix's dialect: the cache's own, a mirror's and an
+/// organisation's make three; each costs a verification when its name is a trusted one.
+pub const MAX_NIX_SIGNATURES: usize = 16;
+
+/// Longest name of a key of Nix's: a host and a number, as in `cache.example.org-1`.
+pub const MAX_NIX_KEY_NAME_BYTES: usize = 255;
 // --- wire
 
 /// Largest body of a query: a thousand store hashes of 20 octets and the CBOR around them.

@@ -1,182 +1,57 @@
 //! Narinfos: what a substitute server says about a store item, and which of it is believed.
 //!
-//! [`UnverifiedNarinfo::parse`] reads one as Guix does (`guix/narinfo.scm`); only
-//! [`UnverifiedNarinfo::verify`] makes a [`VerifiedNarinfo`] of it, by a signature of an authorised
-//! key. What stands below the signature is nobody's word: where to download from, and nothing else,
-//! is read there. Whoever relays a narinfo writes that part anew ([`VerifiedNarinfo::relay`]).
+//! [`UnverifiedNarinfo::parse`] reads one as Guix does (`guix/narinfo.scm`), or as Nix does if it is
+//! signed in Nix's way; only [`UnverifiedNarinfo::verify`] makes a [`VerifiedNarinfo`] of it, by a
+//! signature of an authorised key. What isn't signed is nobody's word: where to download from, and
+//! nothing else, is read there. Whoever relays a narinfo writes that part anew
+//! ([`VerifiedNarinfo::relay`]).
+//!
+//! The two ways are in `guix.rs` and `nix.rs`, and nowhere else. Which of them a narinfo takes
+//! follows from its fields, and each knows only the keys of its own kind.
 //!
 //! Refused besides what Guix refuses: what makes Guix throw instead of refuse, and a `NarSize` that
 //! isn't signed. The signature's text can be changed without breaking it, so narinfos are compared
 //! by their [`VerifiedNarinfo::signed_bytes`].
 
 mod draft;
+mod guix;
+mod nix;
 mod record;
+mod refusal;
 mod source;
 
 pub use draft::{Draft, DraftError};
 pub use record::LineError;
+pub use refusal::{NarinfoError, Refusal};
 pub use source::{Compression, NarSource};
 
-use crate::acl::{Acl, PublicKey};
-use crate::hash::{NarHash, NarHashError};
+use crate::acl::{Acl, Signer};
+use crate::hash::NarHash;
 use crate::limits;
-use crate::signature::{self, Claim, FieldError, Signature, SignatureError, Unsupported};
-use crate::store_path::{ItemName, StorePath, StorePathError};
+use crate::signature;
+use crate::store_path::{ItemName, StorePath};
+use guix::SignedText;
+use nix::Signatures;
 use record::Record;
-use sha2::{Digest, Sha256};
-use source::SignedGroups;
 use std::sync::Arc;
-
-/// Fields that must stand above the signature. Guix asks for the first three; a download is held
-/// to the last one here, so it must be signed as well.
-const SIGNED_FIELDS: [&str; 4] = ["StorePath", "NarHash", "References", "NarSize"];
-
-/// Why bytes are no narinfo.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NarinfoError {
-    /// Larger than any narinfo.
-    #[error("narinfo of {octets} octets, more than {limit}", limit = limits::MAX_NARINFO_BYTES)]
-    TooLarge {
-        /// Its length.
-        octets: usize,
-    },
-    /// Not UTF-8.
-    #[error("octet {position} of the narinfo is not UTF-8")]
-    Utf8 {
-        /// Zero-based position.
-        position: usize,
-    },
-    /// A line is no field.
-    #[error("line {number} of the narinfo {error}")]
-    Line {
-        /// Counted from one.
-        number: usize,
-        /// What is wrong with it.
-        error: LineError,
-    },
-    /// A field that every narinfo has is absent.
-    #[error("the narinfo has no {field} field")]
-    Missing {
-        /// Its name.
-        field: &'static str,
-    },
-    /// `StorePath` is no store path.
-    #[error("the narinfo's StorePath is {0}")]
-    StorePath(StorePathError),
-    /// `NarHash` is no SHA-256.
-    #[error("the narinfo's NarHash: {0}")]
-    NarHash(NarHashError),
-    /// `NarSize` is no decimal number.
-    #[error("the narinfo's NarSize is not a number")]
-    NarSize,
-    /// `NarSize` is larger than any nar that is handled.
-    #[error("the narinfo's NarSize is {octets}, more than {limit}", limit = limits::MAX_NAR_BYTES)]
-    NarTooLarge {
-        /// The size it gives.
-        octets: u64,
-    },
-    /// One of the `References` is no item of a store.
-    #[error("reference {number} of the narinfo is no store item: {error}")]
-    Reference {
-        /// Counted from one.
-        number: usize,
-        /// What is wrong with it.
-        error: StorePathError,
-    },
-}
-
-/// Why a narinfo isn't believed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// No `Signature` field.
-    #[error("the narinfo is not signed")]
-    Unsigned,
-    /// A field that must be signed stands below the signature.
-    #[error("the narinfo's {field} is not covered by its signature")]
-    UnsignedField {
-        /// Its name.
-        field: &'static str,
-    },
-    /// The `Signature` field holds no signature.
-    #[error("the narinfo's signature can't be read: {0}")]
-    MalformedSignature(#[from] FieldError),
-    /// The signature lacks its data or its key.
-    #[error("the narinfo's signature lacks its data or its public key")]
-    CorruptSignature,
-    /// Signed by a key that isn't in the access control list.
-    #[error("the narinfo is signed by a key that is not authorised{}", shown(.key))]
-    UnauthorizedKey {
-        /// The key, if it is one on curve Ed25519.
-        key: Option<PublicKey>,
-    },
-    /// The signature is of another text.
-    #[error("the narinfo's text is not the one that was signed")]
-    HashMismatch,
-    /// The signature's numbers are wrong.
-    #[error("the narinfo's signature was not made by the key it names")]
-    InvalidSignature,
-    /// A signature over which Guix throws.
-    #[error("the narinfo's signature is of a form that guix does not take: {0}")]
-    UnsupportedSignature(Unsupported),
-    /// No `URL` field, over which Guix throws.
-    #[error("the narinfo has no URL")]
-    NoUrl,
-    /// The signed text doesn't end with a line.
-    #[error("the narinfo's signature does not stand on a line of its own")]
-    SignatureInLine,
-}
-
-fn shown(key: &Option<PublicKey>) -> String {
-    key.as_ref().map_or_else(String::new, |key| format!(" ({})", key.id()))
-}
-
-impl Refusal {
-    /// The verdict in one word, the one that Guix would give.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Unsigned | Self::UnsignedField { .. } | Self::MalformedSignature(_) => "unsigned",
-            Self::CorruptSignature => "corrupt-signature",
-            Self::UnauthorizedKey { .. } => "unauthorized-key",
-            Self::HashMismatch => "hash-mismatch",
-            Self::InvalidSignature => "invalid-signature",
-            Self::UnsupportedSignature(_) => "unsupported-signature",
-            Self::NoUrl => "no-url",
-            Self::SignatureInLine => "signature-in-line",
-        }
-    }
-}
-
-impl From<SignatureError> for Refusal {
-    fn from(error: SignatureError) -> Self {
-        match error {
-            SignatureError::Corrupt => Self::CorruptSignature,
-            SignatureError::UnauthorizedKey { key } => Self::UnauthorizedKey { key },
-            SignatureError::HashMismatch => Self::HashMismatch,
-            SignatureError::Unsupported(what) => Self::UnsupportedSignature(what),
-            SignatureError::Invalid => Self::InvalidSignature,
-        }
-    }
-}
 
 /// What stands in a narinfo.
 #[derive(Debug)]
 struct Contents {
     text: Box<str>,
-    /// Octets before the first `Signature:`; the whole text if there is none.
-    signed_len: usize,
-    /// Octets up to the end of the signature's line.
-    head_len: usize,
-    /// The signature's value and the first required field that isn't above it.
-    signature: Option<Box<str>>,
-    unsigned_field: Option<&'static str>,
-    has_url: bool,
     store_path: StorePath,
     nar_hash: NarHash,
     nar_size: u64,
     references: Box<[ItemName]>,
     sources: Box<[NarSource]>,
-    signed_groups: SignedGroups,
+    dialect: Dialect,
+}
+
+/// How it is signed.
+#[derive(Debug)]
+enum Dialect {
+    Guix(SignedText),
+    Nix(Signatures),
 }
 
 /// A well-formed narinfo that nobody has vouched for.
@@ -198,26 +73,29 @@ impl UnverifiedNarinfo {
         let text = std::str::from_utf8(bytes)
             .map_err(|error| NarinfoError::Utf8 { position: error.valid_up_to() })?;
         let record = Record::parse(text)?;
-        let signed_len = text.find("Signature:").unwrap_or(text.len());
-        let head_len = text[signed_len..].find('\n').map_or(text.len(), |end| signed_len + end);
+        let is_nix = Signatures::sign(&record);
         let required = |name| record.first(name).ok_or(NarinfoError::Missing { field: name });
         let store_path = required("StorePath")?.value.trim_start();
-        let unsigned = |name: &&str| record.first(name).is_none_or(|f| f.end > signed_len);
-        let contents = Contents {
-            store_path: StorePath::parse(store_path.as_bytes()).map_err(NarinfoError::StorePath)?,
-            nar_hash: NarHash::parse(required("NarHash")?.value.as_bytes())
-                .map_err(NarinfoError::NarHash)?,
-            nar_size: nar_size(required("NarSize")?.value)?,
-            references: references(required("References")?.value)?,
-            sources: source::read(&record),
-            signed_groups: SignedGroups::count(&record, signed_len),
-            signature: record.first("Signature").map(|field| field.value.into()),
-            unsigned_field: SIGNED_FIELDS.into_iter().find(unsigned),
-            has_url: record.first("URL").is_some(),
-            text: text.into(),
-            signed_len,
-            head_len,
+        let store_path =
+            StorePath::parse(store_path.as_bytes()).map_err(NarinfoError::StorePath)?;
+        let nar_hash = required("NarHash")?.value.as_bytes();
+        let read_hash = if is_nix { NarHash::parse_nix } else { NarHash::parse };
+        let nar_hash = read_hash(nar_hash).map_err(NarinfoError::NarHash)?;
+        let nar_size = nar_size(required("NarSize")?.value)?;
+        let mut references = references(required("References")?.value)?;
+        let (sources, dialect) = if is_nix {
+            // A set to Nix, and signed in this order.
+            references.sort_unstable();
+            references.dedup();
+            let (store_path, nar_hash) = (&store_path, &nar_hash);
+            let signed = nix::Signed { store_path, nar_hash, nar_size, references: &references };
+            (nix::sources(&record), Dialect::Nix(Signatures::read(&record, signed)?))
+        } else {
+            (source::read(&record), Dialect::Guix(SignedText::read(text, &record)))
         };
+        let (text, references) = (text.into(), references.into());
+        let contents =
+            Contents { text, store_path, nar_hash, nar_size, references, sources, dialect };
         Ok(Self { contents: Arc::new(contents) })
     }
 
@@ -227,7 +105,7 @@ impl UnverifiedNarinfo {
         &self.contents.store_path
     }
 
-    /// Believes the narinfo if a key of the list has signed it, and if guix would take it.
+    /// Believes the narinfo if a key of the list has signed it, and if guix, or Nix, would take it.
     ///
     /// # Errors
     /// See [`Refusal`]; of several reasons, the first in Guix's order.
@@ -236,54 +114,52 @@ impl UnverifiedNarinfo {
         verdict.expect("there are as many verdicts as narinfos")
     }
 
-    /// As [`Self::verify`], for many at once and in their order, in half the time.
+    /// As [`Self::verify`], for many at once and in their order; Guix's in half the time.
     #[must_use]
     pub fn verify_all(narinfos: Vec<Self>, acl: &Acl) -> Vec<Result<VerifiedNarinfo, Refusal>> {
         let (mut claims, mut verdicts) = (Vec::new(), Vec::with_capacity(narinfos.len()));
         for narinfo in &narinfos {
-            verdicts.push(narinfo.contents.claim(acl).map(|claim| {
-                claims.push(claim);
-                claims.len() - 1
-            }));
+            let contents = &narinfo.contents;
+            verdicts.push(match &contents.dialect {
+                Dialect::Guix(signed) => signed.claim(&contents.text, acl).map(|claim| {
+                    claims.push(claim);
+                    Judged::Claimed(claims.len() - 1)
+                }),
+                Dialect::Nix(signed) => {
+                    signed.signer(acl).map(|key| Judged::Signed(Signer::Nix(key.clone())))
+                }
+            });
         }
         let truths = signature::verify_all(&claims);
-        let judge = |(narinfo, verdict): (Self, Result<usize, Refusal>)| {
-            let claim = verdict?;
-            if !truths[claim] {
-                return Err(Refusal::InvalidSignature);
+        let judge = |(narinfo, verdict): (Self, Result<Judged, Refusal>)| {
+            let signer = match verdict? {
+                Judged::Signed(signer) => signer,
+                Judged::Claimed(claim) if truths[claim] => {
+                    Signer::Guix(claims[claim].key().clone())
+                }
+                Judged::Claimed(_) => return Err(Refusal::InvalidSignature),
+            };
+            let contents = narinfo.contents;
+            if let Dialect::Guix(signed) = &contents.dialect {
+                signed.stands_alone(&contents.text)?;
             }
-            narinfo.signed_by(claims[claim].key())
+            Ok(VerifiedNarinfo { verified: Arc::new(Verified { contents, signer }) })
         };
         narinfos.into_iter().zip(verdicts).map(judge).collect()
     }
+}
 
-    fn signed_by(self, signer: &PublicKey) -> Result<VerifiedNarinfo, Refusal> {
-        // Otherwise the line's beginning would be signed text and its end the signature of it:
-        // nobody signs such a thing, and nothing could be relayed below it.
-        if !self.contents.signed_bytes().ends_with(b"\n") {
-            return Err(Refusal::SignatureInLine);
-        }
-        let signer = signer.clone();
-        Ok(VerifiedNarinfo { verified: Arc::new(Verified { contents: self.contents, signer }) })
-    }
+/// How far a verdict has come.
+enum Judged {
+    /// Everything but the mathematics of this claim.
+    Claimed(usize),
+    Signed(Signer),
 }
 
 impl Contents {
-    fn signed_bytes(&self) -> &[u8] {
-        &self.text.as_bytes()[..self.signed_len]
-    }
-
-    /// Everything of a verdict but the signature's mathematics.
-    fn claim<'a>(&self, acl: &'a Acl) -> Result<Claim<'a>, Refusal> {
-        let field = self.signature.as_deref().ok_or(Refusal::Unsigned)?;
-        if let Some(field) = self.unsigned_field {
-            return Err(Refusal::UnsignedField { field });
-        }
-        if !self.has_url {
-            return Err(Refusal::NoUrl);
-        }
-        let digest: [u8; 32] = Sha256::digest(self.signed_bytes()).into();
-        Ok(Signature::parse(field)?.claim(&digest, acl)?)
+    fn signed(&self) -> nix::Signed<'_> {
+        let Self { store_path, nar_hash, nar_size, references, .. } = self;
+        nix::Signed { store_path, nar_hash, nar_size: *nar_size, references }
     }
 }
 
@@ -299,7 +175,7 @@ fn nar_size(text: &str) -> Result<u64, NarinfoError> {
     Ok(octets)
 }
 
-fn references(text: &str) -> Result<Box<[ItemName]>, NarinfoError> {
+fn references(text: &str) -> Result<Vec<ItemName>, NarinfoError> {
     text.split_ascii_whitespace()
         .enumerate()
         .map(|(index, name)| {
@@ -312,7 +188,7 @@ fn references(text: &str) -> Result<Box<[ItemName]>, NarinfoError> {
 #[derive(Debug)]
 struct Verified {
     contents: Arc<Contents>,
-    signer: PublicKey,
+    signer: Signer,
 }
 
 /// A narinfo signed by a key of the ACL; only [`UnverifiedNarinfo::verify`] makes one. Clones
@@ -360,14 +236,14 @@ impl VerifiedNarinfo {
 
     /// Whose signature it was that made it believable.
     #[must_use]
-    pub fn signer(&self) -> &PublicKey {
+    pub fn signer(&self) -> &Signer {
         &self.verified.signer
     }
 
     /// Whether URL, Compression or FileSize stand in the signed part (narinfos before 2022).
     #[must_use]
     pub fn signs_urls(&self) -> bool {
-        self.contents().signed_groups.any()
+        matches!(&self.contents().dialect, Dialect::Guix(signed) if signed.signs_urls())
     }
 
     /// All groups, signed or not, in order: hints where an upstream keeps the nar. Groups of an
@@ -378,10 +254,15 @@ impl VerifiedNarinfo {
         &self.contents().sources
     }
 
-    /// The text before the first `Signature:`, which is the narinfo's identity for comparing.
+    /// What is signed, which is the narinfo's identity for comparing: the text before the first
+    /// `Signature:`, or Nix's fingerprint.
     #[must_use]
     pub fn signed_bytes(&self) -> &[u8] {
-        self.contents().signed_bytes()
+        let contents = self.contents();
+        match &contents.dialect {
+            Dialect::Guix(signed) => signed.signed_bytes(&contents.text),
+            Dialect::Nix(signed) => signed.signed_bytes(),
+        }
     }
 
     /// The text as it was read, unsigned tail and all (for storing).
@@ -390,18 +271,19 @@ impl VerifiedNarinfo {
         self.contents().text.as_bytes()
     }
 
-    /// The signed part and the signature line untouched, then `groups` as the new tail. A group
-    /// whose URL has white space or control characters, or none at all, is left out.
+    /// For clients and other nodes: what is signed and its signatures, and `groups` for the rest. A
+    /// group whose URL has white space or control characters, or none at all, is left out.
     ///
-    /// With signed URLs, `groups` come after those. Without, an empty tail would make guix throw:
-    /// give at least one group.
+    /// Of Guix's, the signed part and the signature line are untouched, and `groups` come below,
+    /// after those that are signed. Of Nix's, the first of `groups` stands between the fields.
+    /// Without any group, guix throws and Nix refuses: give at least one.
     #[must_use]
     pub fn relay(&self, groups: &[NarSource]) -> Vec<u8> {
         let contents = self.contents();
-        let mut text = contents.text[..contents.head_len].to_owned();
-        text.push('\n');
-        contents.signed_groups.pad(&mut text);
-        source::write(groups, contents.nar_size, &mut text);
+        let text = match &contents.dialect {
+            Dialect::Guix(signed) => signed.relay(&contents.text, groups, contents.nar_size),
+            Dialect::Nix(signed) => signed.relay(contents.signed(), groups),
+        };
         text.into_bytes()
     }
 }

@@ -11,7 +11,7 @@
     reason = "the crate is pure; what holds it against the world outside is not"
 )]
 
-use narswarm_protocol::acl::{Acl, key_name};
+use narswarm_protocol::acl::{Acl, PublicKey, Signer, key_name};
 use narswarm_protocol::narinfo::{Compression, NarSource, UnverifiedNarinfo, VerifiedNarinfo};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,6 +29,13 @@ fn acl(files: &[PathBuf]) -> Acl {
         }
     }
     acl
+}
+
+fn guix_key(narinfo: &VerifiedNarinfo) -> &PublicKey {
+    match narinfo.signer() {
+        Signer::Guix(key) => key,
+        Signer::Nix(key) => panic!("{key} is no key of Guix's"),
+    }
 }
 
 /// The verdict in the words of `EXPECTED.tsv`, and the narinfo if it is believed.
@@ -174,14 +181,39 @@ fn shared_valid_and_real_narinfos_are_believed() {
     for path in narinfos(&folder.join("real")) {
         let narinfo = believed(&path, &real);
         assert_eq!(
-            key_name(narinfo.signer()).is_some(),
-            Acl::guix_build_farms().contains(narinfo.signer())
+            key_name(guix_key(&narinfo)).is_some(),
+            Acl::guix_build_farms().contains(guix_key(&narinfo))
         );
     }
     let farms = acl(
         &["berlin", "bordeaux"].map(|name| folder.join(format!("acl/{name}.guix.gnu.org.pub")))
     );
     assert_eq!(farms, Acl::guix_build_farms());
+}
+
+#[test]
+fn narinfos_of_nixs_cache_are_believed() {
+    let Some(folder) = shared_vectors() else { return };
+    let nixos = Acl::nixos_cache();
+    for path in narinfos(&folder.join("nix")) {
+        let narinfo = believed(&path, &nixos);
+        assert_eq!(narinfo.signer().name(), "cache.nixos.org-1");
+        assert_eq!(narinfo.sources().len(), 1, "{}", path.display());
+        let text = String::from_utf8(read(&path)).expect("text");
+        let relayed = String::from_utf8(narinfo.relay(&[])).expect("text");
+        for kept in ["StorePath", "NarHash", "NarSize", "References", "Deriver", "Sig", "CA"] {
+            let line = |text: &str| {
+                text.lines().find(|line| line.starts_with(&format!("{kept}:"))).map(str::to_owned)
+            };
+            assert_eq!(line(&relayed), line(&text), "{}", path.display());
+        }
+        assert!(
+            UnverifiedNarinfo::parse(text.as_bytes())
+                .expect("well-formed")
+                .verify(&Acl::guix_build_farms())
+                .is_err()
+        );
+    }
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! `narswarm check`: a verdict for each narinfo file, the one that guix would give, and stricter
-//! only where guix would throw or take a size on nobody's word.
+//! only where guix would throw or take a size on nobody's word; or, for narinfos of Nix's, Nix's.
 
 use crate::acl;
+use crate::dialect::Dialect;
 use anyhow::Context as _;
 use clap::Args;
-use narswarm_protocol::acl::{Acl, key_name};
+use narswarm_protocol::acl::Acl;
 use narswarm_protocol::limits;
 use narswarm_protocol::narinfo::UnverifiedNarinfo;
 use std::io::Write;
@@ -14,8 +15,8 @@ use std::process::ExitCode;
 /// Arguments of `narswarm check`.
 #[derive(Debug, Clone, Args)]
 pub struct CheckArgs {
-    /// File with the keys whose signatures are believed: Guix's ACL, or one `(public-key …)`
-    /// [default: /etc/guix/acl, else the keys of Guix's build farms]. Repeatable.
+    /// File with the keys whose signatures are believed: Guix's ACL, one `(public-key …)`,
+    /// or Nix's trusted keys [default: /etc/guix/acl, else the keys of Guix's build farms]. Repeatable.
     #[arg(long = "acl", env = "NARSWARM_ACL", value_delimiter = ':', value_name = "FILE")]
     pub acls: Vec<PathBuf>,
     /// Narinfo files.
@@ -28,7 +29,7 @@ pub struct CheckArgs {
 /// # Errors
 /// If the keys can't be read or used, before any verdict, or if `out` can't be written.
 pub fn run(args: CheckArgs, out: &mut impl Write) -> anyhow::Result<ExitCode> {
-    let loaded = acl::load(&args.acls)?;
+    let loaded = acl::load(&args.acls, Dialect::Guix)?;
     for skipped in &loaded.skipped {
         eprintln!("narswarm: {skipped}");
     }
@@ -55,8 +56,7 @@ fn judge(path: &Path, acl: &Acl) -> Result<String, String> {
         UnverifiedNarinfo::parse(&bytes).map_err(|error| format!("malformed: {error}"))?;
     let narinfo =
         narinfo.verify(acl).map_err(|refusal| format!("{}: {refusal}", refusal.kind()))?;
-    let key = narinfo.signer();
-    Ok(key_name(key).map_or_else(|| key.id(), str::to_owned))
+    Ok(narinfo.signer().name())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! URL as guix would, and compared. Nothing is left behind.
 
 use crate::config::{Config, ModeName, Role, Share};
+use crate::dialect::Dialect;
 use crate::engine::mirror;
 use crate::nar_tree;
 use crate::node::Node;
@@ -131,6 +132,7 @@ fn config(dir: &Path, role: Role, key: &Path, bootstrap: Vec<libp2p::Multiaddr>)
         share: Share::Public,
         share_include: Vec::new(),
         share_exclude: Vec::new(),
+        priority: 30,
         cache_gib: 8,
         upload_rate: Rate::default(),
         upload_rate_per_peer: Rate::default(),
@@ -197,7 +199,7 @@ fn hash_file(file: &Path) -> std::io::Result<(NarHash, u64)> {
 }
 
 fn import(data_dir: &Path, key: &Path, mirror: PathBuf) -> anyhow::Result<()> {
-    let acl = crate::acl::load(&[key.to_owned()])?.acl;
+    let acl = crate::acl::load(&[key.to_owned()], Dialect::Guix)?.acl;
     let data = DataDir::open(data_dir)?;
     let store = Store::open(&data, &StoreConfig::default())?;
     let trouble = parking_lot::Mutex::new(None);
@@ -218,7 +220,7 @@ async fn fetch(http: SocketAddr, package: &Package, key: &Path) -> anyhow::Resul
     let answer = client.get(format!("http://{http}/{hash}.narinfo")).send().await?;
     let narinfo = answer.error_for_status().context("the workstation found no narinfo")?;
     let narinfo = UnverifiedNarinfo::parse(&narinfo.bytes().await?)?;
-    let narinfo = narinfo.verify(&crate::acl::load(&[key.to_owned()])?.acl)?;
+    let narinfo = narinfo.verify(&crate::acl::load(&[key.to_owned()], Dialect::Guix)?.acl)?;
     let url = &narinfo.sources().first().context("a narinfo without a URL")?.url;
 
     let started = Instant::now();

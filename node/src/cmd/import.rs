@@ -4,6 +4,7 @@
 use crate::acl;
 use crate::config::{AclArgs, CommonArgs, Config, NodeArgs};
 use crate::control;
+use crate::dialect::Dialect;
 use crate::engine::mirror::{self, Report, Summary};
 use crate::store::{DataDir, DataDirError, Store, StoreConfig};
 use anyhow::Context;
@@ -40,7 +41,7 @@ pub fn run(args: ImportArgs) -> anyhow::Result<ExitCode> {
     let teller = Teller::new();
     match DataDir::open(&config.data_dir) {
         Ok(data) => {
-            let loaded = acl::load(&config.acl)?;
+            let loaded = acl::load(&config.acl, Dialect::of_store(&config.store))?;
             hint_at_keys(&loaded, &sources);
             // What the operator imports, the operator wants to keep: the quota is the node's.
             let unlimited = StoreConfig { max_bytes: u64::MAX, ..StoreConfig::default() };

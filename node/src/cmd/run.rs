@@ -18,7 +18,7 @@ pub struct RunArgs {
     node: NodeArgs,
 }
 
-/// Runs a node until SIGINT or SIGTERM.
+/// Runs a node until SIGINT or SIGTERM; SIGHUP has it read the files with the keys anew.
 ///
 /// # Errors
 /// What keeps the node from starting.
@@ -31,7 +31,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         let node = Node::start(config).await?;
-        super::stop_signal().await?;
+        until_stopped(&node).await?;
         info!("stopping");
         node.stop().await;
         Ok(ExitCode::SUCCESS)
@@ -39,4 +39,16 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     // Reads that hang on a dead disk must not keep the process.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     outcome
+}
+
+async fn until_stopped(node: &Node) -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut stopped = std::pin::pin!(super::stop_signal());
+    loop {
+        tokio::select! {
+            stopped = &mut stopped => return stopped,
+            _ = hangup.recv() => node.reload_acl(),
+        }
+    }
 }

@@ -94,6 +94,9 @@ fn describe(report: &StatusReport) -> String {
             report.requests.narinfo_hit, report.requests.narinfo_miss, report.requests.nar
         ),
     ];
+    if let Some(problem) = &report.acl.problem {
+        lines.push(format!("KEYS             the last good ones are used: {problem}"));
+    }
     lines.extend(report.listen.iter().map(|address| format!("listening on     {address}")));
     for fetch in &report.fetches {
         let percent = 100 * fetch.done_bytes / fetch.total_bytes.max(1);

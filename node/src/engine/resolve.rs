@@ -15,6 +15,7 @@ use believe::{Offer, VERIFIED_AT_ONCE, Verdict, believe, cores};
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt, Shared};
 use futures::stream::{self, StreamExt};
+use narswarm_protocol::acl::Acl;
 use narswarm_protocol::fetch::UpstreamMode;
 use narswarm_protocol::limits;
 use narswarm_protocol::narinfo::{Compression, NarSource, VerifiedNarinfo};
@@ -36,6 +37,8 @@ pub(super) struct Known {
     pub body: Bytes,
     /// The server that gave it: the URLs in it are then this server's.
     pub upstream: Option<usize>,
+    /// Under which keys it is believed.
+    acl: Arc<Acl>,
 }
 
 /// An answer on its way, for any number who wait.
@@ -49,14 +52,26 @@ impl Known {
         u32::try_from(bytes).unwrap_or(u32::MAX)
     }
 
-    fn new(narinfo: VerifiedNarinfo, upstream: Option<usize>) -> Self {
+    fn new(narinfo: VerifiedNarinfo, upstream: Option<usize>, acl: Arc<Acl>) -> Self {
         let group = NarSource {
             url: format!("nar/{}", escape(narinfo.item().as_str())),
             compression: Compression::None,
             file_size: Some(narinfo.nar_size()),
         };
         let body = narinfo.relay(&[group]).into();
-        Self { narinfo, body, upstream }
+        Self { narinfo, body, upstream, acl }
+    }
+}
+
+impl Inner {
+    /// A narinfo at hand that is believed under the keys of now.
+    pub(super) fn known(&self, hash: &StoreHash) -> Option<Arc<Known>> {
+        self.known.get(hash).filter(|known| self.still_believes(known))
+    }
+
+    /// Whether the keys haven't changed since. Whoever has been waiting for an answer asks this.
+    fn still_believes(&self, known: &Known) -> bool {
+        Arc::ptr_eq(&known.acl, &self.acl.load())
     }
 }
 
@@ -84,7 +99,11 @@ pub(super) fn resolve(
             Found::Known(known) => std::future::ready(hit(&known)).boxed(),
             Found::Miss => std::future::ready(miss()).boxed(),
             Found::Pending(pending) => {
-                pending.map(|known| known.map_or_else(miss, |known| hit(&known))).boxed()
+                let inner = inner.clone();
+                let current = move |known: &Arc<Known>| inner.still_believes(known);
+                pending
+                    .map(move |known| known.filter(current).map_or_else(miss, |known| hit(&known)))
+                    .boxed()
             }
         })
         .collect()
@@ -95,7 +114,7 @@ pub(super) async fn one(inner: &Arc<Inner>, hash: StoreHash) -> Option<Arc<Known
     match lookup(inner, &[hash]).pop()? {
         Found::Known(known) => Some(known),
         Found::Miss => None,
-        Found::Pending(pending) => pending.await,
+        Found::Pending(pending) => pending.await.filter(|known| inner.still_believes(known)),
     }
 }
 
@@ -118,7 +137,7 @@ fn lookup(inner: &Arc<Inner>, hashes: &[StoreHash]) -> Vec<Found> {
     let found = hashes
         .iter()
         .map(|hash| {
-            if let Some(known) = inner.known.get(hash) {
+            if let Some(known) = inner.known(hash) {
                 return Found::Known(known);
             }
             if inner.misses.contains_key(hash) {
@@ -147,7 +166,7 @@ pub(super) fn from_store(inner: &Inner, hash: &StoreHash) -> Option<Arc<Known>> 
 /// As [`from_store`], for those of `hashes` that are kept.
 fn all_from_store(inner: &Inner, hashes: &[StoreHash]) -> Vec<Verdict> {
     let kept = hashes.iter().filter_map(|hash| {
-        if inner.known.contains_key(hash) {
+        if inner.known(hash).is_some() {
             return Some(Offer::new(*hash, Bytes::new()));
         }
         let bytes = inner.store.narinfo(hash).unwrap_or_else(|error| {

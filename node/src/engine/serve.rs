@@ -12,6 +12,7 @@ use crate::net::{Held, Responder, ServedNar};
 use crate::store::HeldNar;
 use crate::system_store::TreeNar;
 use libp2p::PeerId;
+use narswarm_protocol::acl::Acl;
 use narswarm_protocol::hash::{NarHash, Root};
 use narswarm_protocol::piece::{PieceLayout, PieceList};
 use narswarm_protocol::piece_set::PieceSet;
@@ -93,13 +94,33 @@ impl Sharing {
 
     /// Whether one of the items with this nar has a narinfo that the ACL authorises now.
     fn is_public(&self, nar: &NarHash) -> bool {
-        self.0.public.get_with(*nar, || {
-            let items = self.0.store.items_of(nar).unwrap_or_default();
-            items
-                .iter()
-                .any(|item| self.public(item).is_some_and(|known| known.narinfo.nar_hash() == *nar))
-        })
+        // Before looking: what is found under keys that change meanwhile is looked for again.
+        let acl = self.0.acl.load_full();
+        if let Some(found) = self.0.public.get(nar).filter(|found| Arc::ptr_eq(&found.acl, &acl)) {
+            return found.is_public;
+        }
+        let items = self.0.store.items_of(nar).unwrap_or_default();
+        let is_public = items
+            .iter()
+            .any(|item| self.public(item).is_some_and(|known| known.narinfo.nar_hash() == *nar));
+        self.0.public.insert(*nar, Publicity { acl, is_public });
+        is_public
     }
+}
+
+/// Whether a nar may be given away under these keys.
+#[derive(Debug, Clone)]
+pub(super) struct Publicity {
+    acl: Arc<Acl>,
+    is_public: bool,
+}
+
+/// Stops giving a nar in mid-transfer when the key under which it was public has gone.
+fn still_public(inner: &Arc<Inner>, nar: &NarHash) -> io::Result<()> {
+    if Sharing(inner.clone()).is_public(nar) {
+        return Ok(());
+    }
+    Err(io::Error::other("the key that has signed this nar is believed no longer"))
 }
 
 impl Inner {
@@ -132,6 +153,7 @@ impl ServedNar for Served {
     }
 
     fn frame(&self, index: u32) -> io::Result<Option<Frame>> {
+        still_public(&self.inner, &self.nar)?;
         let bytes = self.held.frame(index)?;
         self.inner.metrics.sent_to_peers_bytes.inc_by(bytes.len() as u64);
         Ok(Some(Frame { encoding: Encoding::Zstd, bytes }))
@@ -160,6 +182,7 @@ impl ServedNar for FromStore {
     }
 
     fn frame(&self, index: u32) -> io::Result<Option<Frame>> {
+        still_public(&self.inner, &self.nar)?;
         // An item that has changed or is gone: the peer is told that the piece is missing.
         let bytes = self.tree.piece(index).map_err(io::Error::other)?;
         self.inner.metrics.sent_to_peers_bytes.inc_by(bytes.len() as u64);
@@ -191,6 +214,7 @@ impl ServedNar for Shared {
     }
 
     fn frame(&self, index: u32) -> io::Result<Option<Frame>> {
+        still_public(&self.inner, &self.nar)?;
         // Another list has been chosen since: what is held now is not what was promised.
         if self.progress.list().is_none_or(|(root, _)| root != self.root) {
             return Ok(None);

@@ -70,6 +70,7 @@ impl Connection {
         if !self.is_local {
             // What this machine is fetching is nobody else's business.
             report.fetches.clear();
+            report.acl.problem = None;
         }
         match serde_json::to_string(&report) {
             Ok(json) => self.answer_own(request, "application/json", &[], &json),

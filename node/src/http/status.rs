@@ -33,6 +33,18 @@ pub struct StatusReport {
     pub requests: RequestCounts,
     /// Nars that are being fetched now.
     pub fetches: Vec<FetchStatus>,
+    /// Whose signatures are believed.
+    #[serde(default)]
+    pub acl: AclStatus,
+}
+
+/// The keys that are believed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AclStatus {
+    /// How many.
+    pub keys: u64,
+    /// Why the files with the keys can't be used as they are now, so that the last good ones count.
+    pub problem: Option<String>,
 }
 
 /// How many peers there are.
@@ -138,7 +150,8 @@ mod tests {
             r#""items":{"narinfos":0,"cached":0,"store":0,"cached_bytes":0},"#,
             r#""bytes":{"from_peers":0,"from_upstream":0,"to_peers":0,"to_http":0},"#,
             r#""requests":{"narinfo_hit":0,"narinfo_miss":0,"nar":0},"#,
-            r#""fetches":[{"item":"","done_bytes":0,"total_bytes":0,"sources":0}]}"#,
+            r#""fetches":[{"item":"","done_bytes":0,"total_bytes":0,"sources":0}],"#,
+            r#""acl":{"keys":0,"problem":null}}"#,
         );
         assert_eq!(json, expected);
         assert_eq!(serde_json::from_str::<StatusReport>(&json).expect("report"), report);

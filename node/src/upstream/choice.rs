@@ -10,25 +10,18 @@ use narswarm_protocol::narinfo::{Compression, NarSource};
 /// the slow links that need substitutes from elsewhere most.
 const ZSTD_ALLOWANCE: (u128, u128) = (13, 10);
 
-/// Whether nars of this compression are decoded here.
-#[must_use]
-pub fn is_decoded(compression: Compression) -> bool {
-    !matches!(compression, Compression::Bzip2)
-}
-
-/// The group to download: among what is decoded here, the smallest FileSize, or zstd where it is
-/// at most 1.3 times that; where no size is told, by what usually compresses best for its cost.
-/// Groups of unknown size come after those of known size. `None` when nothing can be decoded.
+/// The group to download: the smallest FileSize, or zstd where it is at most 1.3 times that; where
+/// no size is told, by what usually compresses best for its cost. Groups of unknown size come after
+/// those of known size. `None` when there is no group.
 #[must_use]
 pub fn best_source(sources: &[NarSource]) -> Option<&NarSource> {
     ranked_sources(sources).into_iter().next()
 }
 
-/// All groups that are decoded here, best first: the order in which to try them.
+/// All groups, best first: the order in which to try them.
 #[must_use]
 pub fn ranked_sources(sources: &[NarSource]) -> Vec<&NarSource> {
-    let mut ranked: Vec<&NarSource> =
-        sources.iter().filter(|source| is_decoded(source.compression)).collect();
+    let mut ranked: Vec<&NarSource> = sources.iter().collect();
     // The sort is stable: equals stay in the order of the narinfo.
     ranked.sort_by_key(|source| match source.file_size {
         Some(size) => (0, weight(source.compression, size)),
@@ -87,9 +80,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_decoded_is_not_chosen() {
-        assert_eq!(best(&[(Bzip2, Some(1)), (Plain, Some(100))]), Some(Plain));
-        assert_eq!(best(&[(Bzip2, Some(1))]), None);
+    fn bzip2_is_chosen_for_its_size_only() {
+        assert_eq!(best(&[(Bzip2, Some(1)), (Plain, Some(100))]), Some(Bzip2));
+        assert_eq!(best(&[(Bzip2, None), (Plain, None)]), Some(Plain));
         assert_eq!(best(&[]), None);
     }
 }

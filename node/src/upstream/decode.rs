@@ -6,6 +6,7 @@
 //! they all pass on without losing their place.
 
 use bytes::Bytes;
+use bzip2::bufread::MultiBzDecoder;
 use flate2::bufread::MultiGzDecoder;
 use liblzma::bufread::XzDecoder;
 use narswarm_protocol::limits::{MAX_LZMA_DECODER_BYTES, MAX_ZSTD_WINDOW_LOG};
@@ -66,6 +67,8 @@ impl Read for Feed {
 enum Inner {
     Plain(Feed),
     Gzip(MultiGzDecoder<Feed>),
+    /// A stream for each 900 kB when many have compressed at once.
+    Bzip2(MultiBzDecoder<Feed>),
     /// lzip and xz.
     Lzma(XzDecoder<Feed>),
     Zstd(Box<zstd::stream::read::Decoder<'static, Feed>>),
@@ -79,8 +82,8 @@ pub(super) struct Decoder {
 }
 
 impl Decoder {
-    /// A decoder, or `None` for a compression that is not decoded here.
-    pub(super) fn new(compression: Compression) -> io::Result<Option<Self>> {
+    /// A decoder at the beginning of a stream.
+    pub(super) fn new(compression: Compression) -> io::Result<Self> {
         use liblzma::stream::{CONCATENATED, Stream};
         let feed = Feed::default();
         let inner = match compression {
@@ -99,15 +102,16 @@ impl Decoder {
                 decoder.window_log_max(MAX_ZSTD_WINDOW_LOG)?;
                 Inner::Zstd(Box::new(decoder))
             }
-            Compression::Bzip2 => return Ok(None),
+            Compression::Bzip2 => Inner::Bzip2(MultiBzDecoder::new(feed)),
         };
-        Ok(Some(Self { inner, pending: None }))
+        Ok(Self { inner, pending: None })
     }
 
     fn feed_mut(&mut self) -> &mut Feed {
         match &mut self.inner {
             Inner::Plain(feed) => feed,
             Inner::Gzip(decoder) => decoder.get_mut(),
+            Inner::Bzip2(decoder) => decoder.get_mut(),
             Inner::Lzma(decoder) => decoder.get_mut(),
             Inner::Zstd(decoder) => decoder.get_mut(),
         }
@@ -158,6 +162,7 @@ impl Decoder {
             let read = match &mut self.inner {
                 Inner::Plain(feed) => feed.read(room),
                 Inner::Gzip(decoder) => decoder.read(room),
+                Inner::Bzip2(decoder) => decoder.read(room),
                 Inner::Lzma(decoder) => decoder.read(room),
                 Inner::Zstd(decoder) => decoder.read(room),
             };
@@ -182,14 +187,13 @@ impl Decoder {
 /// octets in order and may end it by an error.
 ///
 /// # Errors
-/// What reading, decoding and `take` give; [`io::ErrorKind::Unsupported`] for a compression that
-/// is not decoded here.
+/// What reading, decoding and `take` give.
 pub fn decode(
     compression: Compression,
     mut compressed: impl Read,
     mut take: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> io::Result<()> {
-    let mut decoder = Decoder::new(compression)?.ok_or(io::ErrorKind::Unsupported)?;
+    let mut decoder = Decoder::new(compression)?;
     let mut decoded = Vec::new();
     loop {
         let appetite = decoder.step(CHUNK_BYTES, &mut decoded)?;

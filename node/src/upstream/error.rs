@@ -90,14 +90,6 @@ pub enum UpstreamError {
         /// The cause.
         source: Arc<reqwest::Error>,
     },
-    /// A compression that is not decoded here.
-    #[error("{url} is compressed with {compression:?}, which is not decoded here")]
-    Unsupported {
-        /// What was asked for.
-        url: Arc<str>,
-        /// The compression.
-        compression: Compression,
-    },
     /// The compressed stream does not decode.
     #[error("{url} does not decode as {compression:?}: {source}")]
     Corrupt {

@@ -157,9 +157,7 @@ pub(super) async fn start(download: Download, is_raw: bool) -> Result<RawNar, Up
         compression,
         source: Arc::new(source),
     };
-    let Some(decoder) = Decoder::new(compression).map_err(corrupt)? else {
-        return Err(UpstreamError::Unsupported { url: label, compression });
-    };
+    let decoder = Decoder::new(compression).map_err(corrupt)?;
     let response = match timeout(first_byte_timeout, http.get(url).send()).await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => return Err(transfer_error(&label, error, first_byte_timeout)),

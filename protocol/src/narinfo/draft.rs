@@ -1,9 +1,10 @@
-//! Composing and signing narinfos, in the form that `guix publish` has given them since 2022: the
-//! item's own fields signed, the URLs below the signature.
+//! Composing and signing narinfos, in the form that `guix publish` has given them since 2022 (the
+//! item's own fields signed, the URLs below the signature), or in Nix's.
 //!
 //! For demonstrations, tests and small private mirrors; see [`SigningKey`].
 
-use super::{NarSource, source};
+use super::{NarSource, nix, source};
+use crate::acl::NixSigningKey;
 use crate::hash::NarHash;
 use crate::limits;
 use crate::signature::SigningKey;
@@ -98,11 +99,43 @@ impl Draft {
         let signature = key.sign_narinfo(text.as_bytes(), host);
         text.push_str(&format!("Signature: {signature}\n"));
         source::write(groups, self.nar_size, &mut text);
-        if text.len() > limits::MAX_NARINFO_BYTES {
-            return Err(DraftError::TooLarge { octets: text.len() });
-        }
-        Ok(text.into_bytes())
+        bounded(text)
     }
+
+    /// The whole narinfo as Nix writes it, of the first of `groups`, with a `Sig` field for each of
+    /// `keys`. The system isn't part of it.
+    ///
+    /// # Errors
+    /// Refuses a size that would not be read back.
+    pub fn sign_for_nix(
+        &self,
+        keys: &[&NixSigningKey],
+        groups: &[NarSource],
+    ) -> Result<Vec<u8>, DraftError> {
+        if self.nar_size > limits::MAX_NAR_BYTES {
+            return Err(DraftError::NarTooLarge { octets: self.nar_size });
+        }
+        let mut references = self.references.clone();
+        references.sort_unstable();
+        references.dedup();
+        let signed = nix::Signed {
+            store_path: &self.store_path,
+            nar_hash: &self.nar_hash,
+            nar_size: self.nar_size,
+            references: &references,
+        };
+        let fingerprint = signed.fingerprint();
+        let sigs: Vec<_> = keys.iter().map(|key| key.sign(fingerprint.as_bytes())).collect();
+        let sigs = sigs.iter().map(String::as_str);
+        bounded(nix::compose(signed, groups, self.deriver.as_ref(), sigs))
+    }
+}
+
+fn bounded(text: String) -> Result<Vec<u8>, DraftError> {
+    if text.len() > limits::MAX_NARINFO_BYTES {
+        return Err(DraftError::TooLarge { octets: text.len() });
+    }
+    Ok(text.into_bytes())
 }
 
 fn is_word(text: &str, others: &[u8]) -> bool {

@@ -102,7 +102,7 @@ pub(super) fn write(groups: &[NarSource], nar_size: u64, text: &mut String) {
 }
 
 /// Short enough, and of printable ASCII without blanks: fit for a line and for a request.
-fn is_url(url: &str) -> bool {
+pub(super) fn is_url(url: &str) -> bool {
     (1..=limits::MAX_NAR_URL_BYTES).contains(&url.len())
         && url.bytes().all(|c| c.is_ascii_graphic())
 }

@@ -1,6 +1,7 @@
 //! What is read, what is believed and what is relayed. Hostile narinfos are in
 //! `tests/trust_vectors.rs`.
 
+use super::guix::SIGNED_FIELDS;
 use super::*;
 use crate::signature::SigningKey;
 use proptest::prelude::*;
@@ -58,7 +59,7 @@ fn a_draft_becomes_a_verified_narinfo() {
     assert_eq!(narinfo.nar_hash(), NarHash([7; 32]));
     assert_eq!(narinfo.nar_size(), 12345);
     assert_eq!(narinfo.references(), draft().references);
-    assert_eq!(narinfo.signer(), key().public_key());
+    assert_eq!(narinfo.signer(), &Signer::Guix(key().public_key().clone()));
     assert_eq!(narinfo.original(), bytes);
     assert_eq!(narinfo.signed_bytes(), draft().signed_bytes().expect("text").as_bytes());
     assert!(!narinfo.signs_urls());

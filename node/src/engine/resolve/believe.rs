@@ -47,7 +47,7 @@ pub(super) fn believe(inner: &Inner, offers: &[Offer]) -> Vec<Verdict> {
     let mut verdicts = Vec::with_capacity(offers.len());
     let (mut candidates, mut positions) = (Vec::new(), Vec::new());
     for Offer { hash, narinfo, upstream } in offers {
-        let known = inner.known.get(hash);
+        let known = inner.known(hash);
         if known.is_none() {
             match UnverifiedNarinfo::parse(narinfo) {
                 Ok(narinfo) => {
@@ -59,13 +59,14 @@ pub(super) fn believe(inner: &Inner, offers: &[Offer]) -> Vec<Verdict> {
         }
         verdicts.push(Verdict { hash: *hash, known, is_new: false });
     }
-    let judged = UnverifiedNarinfo::verify_all(candidates, &inner.acl.load());
+    let acl = inner.acl.load_full();
+    let judged = UnverifiedNarinfo::verify_all(candidates, &acl);
     for ((position, upstream), verdict) in positions.into_iter().zip(judged) {
         let Verdict { hash, known, is_new } = &mut verdicts[position];
         let checked = verdict.map_err(|refusal| refusal.to_string());
         match checked.and_then(|narinfo| fitting(inner, hash, narinfo)) {
             Ok(narinfo) => {
-                let believed = Arc::new(Known::new(narinfo, upstream));
+                let believed = Arc::new(Known::new(narinfo, upstream, acl.clone()));
                 inner.known.insert(*hash, believed.clone());
                 (*known, *is_new) = (Some(believed), true);
             }
