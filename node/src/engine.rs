@@ -3,7 +3,7 @@
 //!
 //! - `resolve`: from store hashes to signed narinfos;
 //! - `fetches`, `fetch`, `event`, `sources`, `sink`, `progress`: from a narinfo to its nar;
-//! - `body`: nars on their way to HTTP clients;
+//! - `body`, `files`: nars, and files out of them, on their way to HTTP clients;
 //! - `serve`: what other peers get;
 //! - `shared`: what others can learn, told to the owner;
 //! - `vouch`: whose word for a piece list counts;
@@ -16,6 +16,7 @@ mod body;
 mod event;
 mod fetch;
 mod fetches;
+mod files;
 pub mod mirror;
 mod network;
 mod own_store;
@@ -452,6 +453,15 @@ impl Backend for Engine {
         want: NarWant,
     ) -> Result<NarReply, NarRefusal> {
         body::open(&self.inner, item, form, want).await
+    }
+
+    async fn file(
+        &self,
+        name: &str,
+        sha256: [u8; 32],
+        want: NarWant,
+    ) -> Result<NarReply, NarRefusal> {
+        files::open(&self.inner, name, sha256, want).await
     }
 
     fn status(&self) -> StatusReport {

@@ -13,6 +13,7 @@ pub mod holding;
 pub mod http_client;
 pub mod liar;
 pub mod mirror;
+pub mod nix;
 pub mod node;
 pub mod program;
 pub mod raw_peer;

@@ -4,6 +4,7 @@ use crate::config::{AclArgs, CommonArgs, Config, NodeArgs};
 use crate::http::raise_descriptor_limit;
 use crate::node::Node;
 use clap::Args;
+use sd_notify::NotifyState;
 use std::process::ExitCode;
 use tracing::info;
 
@@ -31,14 +32,24 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         let node = Node::start(config).await?;
+        let status = format!("substitute URL: http://{}", node.http());
+        tell_manager(&[NotifyState::Ready, NotifyState::Status(&status)]);
         until_stopped(&node).await?;
         info!("stopping");
+        tell_manager(&[NotifyState::Stopping]);
         node.stop().await;
         Ok(ExitCode::SUCCESS)
     });
     // Reads that hang on a dead disk must not keep the process.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     outcome
+}
+
+/// Tells systemd, if it is what has started the node.
+fn tell_manager(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!("the service manager can't be told how the node is doing: {error}");
+    }
 }
 
 async fn until_stopped(node: &Node) -> std::io::Result<()> {

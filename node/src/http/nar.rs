@@ -88,7 +88,7 @@ impl Connection {
             Ok(()) => return self.complete().await,
             Err(Cut::Refused(refusal)) => {
                 tracing::debug!(item = %subject, error = %refusal, "refusing a nar");
-                self.answer_nar_refused(request, &refusal);
+                self.answer_nar_refused(request, &refusal, subject);
                 return self.complete().await;
             }
             Err(Cut::Body(aborted)) => {
@@ -265,7 +265,12 @@ impl Connection {
     }
 
     /// The one place where a refusal becomes HTTP.
-    fn answer_nar_refused(&mut self, request: &Request, refusal: &NarRefusal) {
+    fn answer_nar_refused(
+        &mut self,
+        request: &Request,
+        refusal: &NarRefusal,
+        subject: Subject<'_>,
+    ) {
         let (status, field) = match refusal {
             NarRefusal::NotFound => (StatusCode::NOT_FOUND, None),
             NarRefusal::RangeNotSatisfiable { length } => (
@@ -285,6 +290,10 @@ impl Connection {
             .field("Content-Type", "text/plain; charset=utf-8");
         if let Some((name, value)) = &field {
             head = head.field(name, value);
+        }
+        if let (NarRefusal::NotFound, Subject::File(_)) = (refusal, subject) {
+            // Somebody may have it in a moment.
+            head = head.max_age(self.site.config.unavailable_max_age);
         }
         head.end(request);
         if !request.head_only {

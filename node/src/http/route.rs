@@ -5,7 +5,7 @@
 //! or NUL gets further.
 
 use super::backend::{NarForm, SignedCompression};
-use narswarm_protocol::base32;
+use narswarm_protocol::hash::NarHash;
 use narswarm_protocol::store_path::{ItemName, StoreHash};
 
 /// What a request asks for.
@@ -75,7 +75,8 @@ impl Route {
     }
 
     fn file(name: &str, hash: &str) -> Option<Self> {
-        let sha256 = base32::decode(hash.as_bytes()).ok()?;
+        // As a narinfo spells it, in nix-base32 or hexadecimal.
+        let NarHash(sha256) = NarHash::parse(format!("sha256:{hash}").as_bytes()).ok()?;
         // A file becomes a store item of that name, so that the same rule decides: borrow it by
         // naming an item.
         let mut item = [b'0'; 33].to_vec();
@@ -117,6 +118,7 @@ fn hex_digit(digit: u8) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use narswarm_protocol::base32;
     use proptest::prelude::*;
 
     const HASH: &str = "zab5qqb146vi73jmxl23i3ygcy7lsrps";
@@ -142,6 +144,10 @@ mod tests {
         assert_eq!(
             Route::find(&format!("/file/a%2Bb.tar.gz/sha256/{digest}")),
             Route::File(Box::new(FileName { name: "a+b.tar.gz".into(), sha256: [7; 32] }))
+        );
+        assert_eq!(
+            Route::find(&format!("/file/x/sha256/{}", "07".repeat(32))),
+            Route::File(Box::new(FileName { name: "x".into(), sha256: [7; 32] }))
         );
         assert_eq!(Route::find("/"), Route::Dashboard);
         assert_eq!(Route::find("/api/status?"), Route::Status);

@@ -72,8 +72,12 @@ impl Mirror {
     /// Adds an item of one executable file of `size` octets, half noise and half zeros, about as
     /// compressible as real packages, in each of `compressions`.
     pub fn add(&mut self, name: &str, size: usize, compressions: &[Compression]) -> Holding {
-        let nar = Bytes::from(nar_of(&self.content(name, size)));
+        let nar = Bytes::from(nar_of(&self.content(name, size), true));
         let holding = Holding { nar: Some(nar), ..self.draft(name, size, compressions) };
+        self.add_nar_of(holding)
+    }
+
+    fn add_nar_of(&mut self, holding: Holding) -> Holding {
         for source in holding.narinfo.sources() {
             let file = self.root.join(&source.url);
             fs::create_dir_all(file.parent().expect("a path below the root")).expect("a folder");
@@ -81,6 +85,18 @@ impl Mirror {
                 .expect("a file");
         }
         self.add_narinfo_of(holding)
+    }
+
+    /// Adds an item at this path, which is a file of this content.
+    pub fn add_at(
+        &mut self,
+        path: StorePath,
+        content: &[u8],
+        compressions: &[Compression],
+    ) -> Holding {
+        let nar = Bytes::from(nar_of(content, false));
+        let holding = self.draft_at(path, &nar, compressions);
+        self.add_nar_of(Holding { nar: Some(nar), ..holding })
     }
 
     /// Adds the narinfo of an item whose nar is missing.
@@ -99,12 +115,15 @@ impl Mirror {
     /// An item's narinfo, whose nar isn't in the mirror.
     #[must_use]
     pub fn draft(&self, name: &str, size: usize, compressions: &[Compression]) -> Holding {
-        let nar = nar_of(&self.content(name, size));
-        let path = self.store_path(name);
+        let nar = nar_of(&self.content(name, size), true);
+        self.draft_at(self.store_path(name), &nar, compressions)
+    }
+
+    fn draft_at(&self, path: StorePath, nar: &[u8], compressions: &[Compression]) -> Holding {
         let item = path.item().to_string();
         let draft = Draft {
             store_path: path,
-            nar_hash: nar_hash(&nar),
+            nar_hash: nar_hash(nar),
             nar_size: nar.len() as u64,
             references: Vec::new(),
             system: Some("x86_64-linux".to_owned()),
@@ -137,7 +156,9 @@ impl Mirror {
         StorePath::parse(format!("/gnu/store/{hash}-{name}").as_bytes()).expect("a sound name")
     }
 
-    fn content(&self, name: &str, size: usize) -> Vec<u8> {
+    /// What is in an item of this name and size.
+    #[must_use]
+    pub fn content(&self, name: &str, size: usize) -> Vec<u8> {
         let digest = Sha256::new().chain_update(name).chain_update([self.seed]).finalize();
         let mut random = StdRng::from_seed(digest.into());
         let mut content = vec![0; size];
@@ -157,11 +178,11 @@ fn source(compression: Compression, item: &str) -> NarSource {
     NarSource { url, compression, file_size: None }
 }
 
-/// The nar of one executable file.
-fn nar_of(content: &[u8]) -> Vec<u8> {
+/// The nar of one file.
+fn nar_of(content: &[u8], executable: bool) -> Vec<u8> {
     let mut nar = Vec::with_capacity(content.len() + 256);
     let mut writer = Writer::new();
-    let begin = Event::File { executable: true, size: content.len() as u64 };
+    let begin = Event::File { executable, size: content.len() as u64 };
     for event in [begin, Event::Contents(content), Event::FileEnd] {
         let mut sink = |octets: &[u8]| nar.extend_from_slice(octets);
         writer.write(event, &mut sink).expect("a file is a tree");

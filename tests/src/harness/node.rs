@@ -105,6 +105,13 @@ impl NodeSpec {
         self
     }
 
+    /// A variable of its environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
     /// Runs as another user.
     #[must_use]
     pub fn as_user(mut self, id: u32) -> Self {
