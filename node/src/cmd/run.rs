@@ -6,6 +6,7 @@ use crate::node::Node;
 use clap::Args;
 use sd_notify::NotifyState;
 use std::process::ExitCode;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::info;
 
 /// Arguments of `run`.
@@ -31,10 +32,12 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
+        // Before anybody can know that the node runs, so that no signal takes it by surprise.
+        let hangup = signal(SignalKind::hangup())?;
         let node = Node::start(config).await?;
         let status = format!("substitute URL: http://{}", node.http());
         tell_manager(&[NotifyState::Ready, NotifyState::Status(&status)]);
-        until_stopped(&node).await?;
+        until_stopped(&node, hangup).await?;
         info!("stopping");
         tell_manager(&[NotifyState::Stopping]);
         node.stop().await;
@@ -52,9 +55,7 @@ fn tell_manager(states: &[NotifyState<'_>]) {
     }
 }
 
-async fn until_stopped(node: &Node) -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut hangup = signal(SignalKind::hangup())?;
+async fn until_stopped(node: &Node, mut hangup: Signal) -> std::io::Result<()> {
     let mut stopped = std::pin::pin!(super::stop_signal());
     loop {
         tokio::select! {
