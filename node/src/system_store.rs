@@ -4,7 +4,7 @@
 //! A map:
 //! - `database`: which items are valid, read while the daemon writes;
 //! - `watching`: what comes and goes there;
-//! - `finding`, `guix_cache`: looks for a narinfo of each item, near first, then far;
+//! - `finding`, `guix_cache`, `signatures`: looks for a narinfo of each item, near first, then far;
 //! - `hashing`: hashes what has one, in the background;
 //! - `table`: how far each item is on this way; `memory`: what is known after a restart;
 //! - `shelf`, `tree_nar`, `tree`: what is shared, and its nars, by seeking in the trees;
@@ -23,6 +23,7 @@ mod hashing;
 mod memory;
 mod policy;
 mod shelf;
+mod signatures;
 mod table;
 mod tree;
 mod tree_nar;
@@ -51,6 +52,7 @@ use narswarm_protocol::nar::Layout;
 use narswarm_protocol::store_path::{ItemName, StoreHash};
 use parking_lot::{Condvar, Mutex, RwLock};
 use shelf::Shelf;
+use signatures::Signatures;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -125,6 +127,7 @@ struct Inner {
     config: SystemStoreConfig,
     memory: Memory,
     guix_cache: GuixCache,
+    signatures: Signatures,
     table: Mutex<Table>,
     /// Rung when the table has more to do, and at the end.
     bell: Condvar,
@@ -239,7 +242,9 @@ impl Inner {
         outside: Arc<dyn Outside>,
     ) -> Result<(Arc<Self>, Database), SystemStoreError> {
         let store_dir = config.store.to_string_lossy().trim_end_matches('/').to_owned();
-        let database = Database::new(config.database.clone(), store_dir, config.data_dir.clone());
+        let (path, scratch) = (config.database.clone(), config.data_dir.clone());
+        let signatures = Signatures::new(path.clone(), store_dir.clone(), scratch.clone());
+        let database = Database::new(path, store_dir, scratch);
         let layouts = Cache::builder()
             .weigher(|_, layout: &Arc<Layout>| {
                 u32::try_from(layout.memory_bytes()).unwrap_or(u32::MAX)
@@ -249,6 +254,7 @@ impl Inner {
         let inner = Self {
             memory: Memory::open(&config.data_dir)?,
             guix_cache: GuixCache::new(config.guix_cache.clone()),
+            signatures,
             table: Mutex::default(),
             bell: Condvar::new(),
             shelf: RwLock::default(),

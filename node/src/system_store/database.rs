@@ -154,7 +154,10 @@ impl Database {
     }
 
     /// Reads in whichever way works.
-    fn read<T>(
+    ///
+    /// # Errors
+    /// As [`Database::news`].
+    pub fn read<T>(
         &mut self,
         work: impl Fn(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, SystemStoreError> {

@@ -84,10 +84,12 @@ fn settle(inner: &Inner, rows: Vec<Row>, found: Vec<Option<Signed>>) -> Vec<Row>
     rest
 }
 
-/// Looks at what the node keeps and at guix's cache; returns the items without a narinfo there.
+/// Looks at what the node keeps, at Nix's signatures and at guix's cache; returns the items without a
+/// narinfo there.
 fn look_near(inner: &Inner, rows: Vec<Row>) -> Vec<Row> {
     let found = inner.outside.kept(&names(&rows));
     let rest = settle(inner, rows, found);
+    let rest = look_at_signatures(inner, rest);
     let servers = inner.guix_cache.servers();
     if rest.is_empty() || servers.is_empty() {
         return rest;
@@ -105,6 +107,26 @@ fn look_near(inner: &Inner, rows: Vec<Row>) -> Vec<Row> {
         found[owner] = found[owner].or(signed);
     }
     settle(inner, rest, found)
+}
+
+fn look_at_signatures(inner: &Inner, rows: Vec<Row>) -> Vec<Row> {
+    let kept = inner.signatures.narinfos(&names(&rows));
+    let mut offers = Vec::new();
+    let mut owners = Vec::new();
+    for (index, narinfo) in kept.into_iter().enumerate() {
+        if let Some(narinfo) = narinfo {
+            offers.push((rows[index].item.clone(), narinfo));
+            owners.push(index);
+        }
+    }
+    if offers.is_empty() {
+        return rows;
+    }
+    let mut found = vec![None; rows.len()];
+    for (owner, signed) in owners.into_iter().zip(inner.outside.judge(&offers)) {
+        found[owner] = signed;
+    }
+    settle(inner, rows, found)
 }
 
 /// Asks others.

@@ -36,6 +36,9 @@ pub enum DraftError {
     /// The host's name would not be read back.
     #[error("the host of a signature must be of letters, digits, dots and dashes")]
     Host,
+    /// A signature or content address would not be read back.
+    #[error("a signature must have no white space")]
+    Signature,
     /// The nar is larger than any that is handled.
     #[error("a nar of {octets} octets is larger than {limit}", limit = limits::MAX_NAR_BYTES)]
     NarTooLarge {
@@ -112,22 +115,55 @@ impl Draft {
         keys: &[&NixSigningKey],
         groups: &[NarSource],
     ) -> Result<Vec<u8>, DraftError> {
+        let references = self.set_of_references();
+        let fingerprint = self.signed_for_nix(&references).fingerprint();
+        let sigs: Vec<_> = keys.iter().map(|key| key.sign(fingerprint.as_bytes())).collect();
+        let sigs: Vec<&str> = sigs.iter().map(String::as_str).collect();
+        self.with_signatures(&sigs, None, groups)
+    }
+
+    /// The whole narinfo as Nix writes it, of the first of `groups`, with signatures that others have
+    /// made; whether they are valid, and what the content address is worth, is found out by whoever
+    /// reads it.
+    ///
+    /// # Errors
+    /// Refuses what would not be read back.
+    pub fn with_signatures(
+        &self,
+        sigs: &[&str],
+        content_address: Option<&str>,
+        groups: &[NarSource],
+    ) -> Result<Vec<u8>, DraftError> {
         if self.nar_size > limits::MAX_NAR_BYTES {
             return Err(DraftError::NarTooLarge { octets: self.nar_size });
         }
+        if sigs
+            .iter()
+            .copied()
+            .chain(content_address)
+            .any(|text| text.contains(char::is_whitespace))
+        {
+            return Err(DraftError::Signature);
+        }
+        let references = self.set_of_references();
+        let signed = self.signed_for_nix(&references);
+        let mut text = nix::compose(signed, groups, self.deriver.as_ref(), sigs.iter().copied());
+        if let Some(content_address) = content_address {
+            text.push_str(&format!("CA: {content_address}\n"));
+        }
+        bounded(text)
+    }
+
+    fn set_of_references(&self) -> Vec<ItemName> {
         let mut references = self.references.clone();
         references.sort_unstable();
         references.dedup();
-        let signed = nix::Signed {
-            store_path: &self.store_path,
-            nar_hash: &self.nar_hash,
-            nar_size: self.nar_size,
-            references: &references,
-        };
-        let fingerprint = signed.fingerprint();
-        let sigs: Vec<_> = keys.iter().map(|key| key.sign(fingerprint.as_bytes())).collect();
-        let sigs = sigs.iter().map(String::as_str);
-        bounded(nix::compose(signed, groups, self.deriver.as_ref(), sigs))
+        references
+    }
+
+    fn signed_for_nix<'a>(&'a self, references: &'a [ItemName]) -> nix::Signed<'a> {
+        let Self { store_path, nar_hash, nar_size, .. } = self;
+        nix::Signed { store_path, nar_hash, nar_size: *nar_size, references }
     }
 }
 

@@ -7,6 +7,7 @@
 use super::program::Finished;
 use super::samples::not_tested;
 use super::waiting::PATIENCE;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use tokio::process::Command;
@@ -17,6 +18,8 @@ const VISIBLE: &str = "/bin /lib /lib64 /usr";
 /// Nix with its settings in one directory.
 pub struct Nix {
     home: PathBuf,
+    /// Where the store and what belongs to it are, if not at `/nix`.
+    system: Option<PathBuf>,
 }
 
 impl Nix {
@@ -34,7 +37,31 @@ impl Nix {
             return None;
         }
         std::fs::create_dir_all(home.join("conf")).expect("a new directory");
-        Some(Self { home })
+        Some(Self { home, system: None })
+    }
+
+    /// Nix on a system whose store is in this directory, both by name and really: what somebody finds
+    /// who looks for the files by their names.
+    #[must_use]
+    pub fn on_system(mut self, dir: PathBuf) -> Self {
+        self.system = Some(dir);
+        self
+    }
+
+    /// The store's directory, by which its items are named.
+    #[must_use]
+    pub fn store_dir(&self) -> PathBuf {
+        self.system.as_ref().map_or_else(|| "/nix/store".into(), |system| system.join("store"))
+    }
+
+    /// The store of the system itself.
+    ///
+    /// # Panics
+    /// When that would be the machine's own.
+    #[must_use]
+    pub fn own_store(&self) -> NixStore<'_> {
+        assert!(self.system.is_some(), "the machine's own store is left alone");
+        NixStore { nix: self, root: None }
     }
 
     /// One of Nix's programs.
@@ -45,9 +72,16 @@ impl Nix {
         for variable in ["NIX_PATH", "NIX_REMOTE", "NIX_CONFIG", "NIX_USER_CONF_FILES"] {
             command.env_remove(variable);
         }
+        if let Some(system) = &self.system {
+            command.env("NIX_STORE_DIR", system.join("store"));
+            command.env("NIX_STATE_DIR", system.join("var"));
+            command.env("NIX_LOG_DIR", system.join("log"));
+        }
         command.kill_on_drop(true);
         for (name, value) in [
             ("build-users-group", ""),
+            // For the system's own store; any other is built in with one.
+            ("sandbox", "false"),
             ("sandbox-paths", VISIBLE),
             ("experimental-features", "nix-command"),
             // A miss of now may be a hit in a moment.
@@ -73,14 +107,15 @@ impl Nix {
     /// A store in this directory.
     #[must_use]
     pub fn store(&self, root: PathBuf) -> NixStore<'_> {
-        NixStore { nix: self, root }
+        NixStore { nix: self, root: Some(root) }
     }
 }
 
 /// A store of its own.
 pub struct NixStore<'a> {
     nix: &'a Nix,
-    root: PathBuf,
+    /// Below which directory everything is, if it isn't the system's own.
+    root: Option<PathBuf>,
 }
 
 impl NixStore<'_> {
@@ -88,7 +123,7 @@ impl NixStore<'_> {
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
         let mut command = self.nix.command(program);
-        command.arg("--store").arg(&self.root).args(["--option", "substitute", "false"]);
+        command.arg("--store").arg(self.url()).args(["--option", "substitute", "false"]);
         command
     }
 
@@ -96,7 +131,7 @@ impl NixStore<'_> {
     #[must_use]
     pub fn substituting(&self, program: &str, url: &str, keys: &str) -> Command {
         let mut command = self.nix.command(program);
-        command.arg("--store").arg(&self.root).args(["--option", "substituters", url]);
+        command.arg("--store").arg(self.url()).args(["--option", "substituters", url]);
         command.args(["--option", "trusted-public-keys", keys, "--option", "require-sigs", "true"]);
         // Nothing is to be built instead.
         command.args(["--option", "fallback", "false", "--option", "max-jobs", "0"]);
@@ -113,7 +148,7 @@ impl NixStore<'_> {
     /// Signs a path and all that it refers to.
     pub async fn sign(&self, secret_key: &Path, path: &str) {
         let mut command = self.nix.command("nix");
-        command.args(["store", "sign", "--recursive", "--store"]).arg(&self.root);
+        command.args(["store", "sign", "--recursive", "--store"]).arg(self.url());
         command.arg("--key-file").arg(secret_key).arg(path);
         run(&mut command).await.well();
     }
@@ -122,7 +157,7 @@ impl NixStore<'_> {
     pub async fn copy_to_cache(&self, cache: &Path, compression: &str, path: &str) {
         let url = format!("file://{}?compression={compression}", cache.display());
         let mut command = self.nix.command("nix");
-        command.arg("copy").arg("--from").arg(&self.root).args(["--to", &url, path]);
+        command.arg("copy").arg("--from").arg(self.url()).args(["--to", &url, path]);
         command.arg("--no-check-sigs");
         run(&mut command).await.well();
     }
@@ -130,7 +165,7 @@ impl NixStore<'_> {
     /// `nix copy --from URL`, with signatures by these keys required.
     pub async fn copy_from(&self, url: &str, keys: &str, path: &str) -> Finished {
         let mut command = self.nix.command("nix");
-        command.args(["copy", "--from", url, "--to"]).arg(&self.root).arg(path);
+        command.args(["copy", "--from", url, "--to"]).arg(self.url()).arg(path);
         command.args(["--option", "trusted-public-keys", keys, "--option", "require-sigs", "true"]);
         run(&mut command).await
     }
@@ -163,6 +198,13 @@ impl NixStore<'_> {
         output.stdout
     }
 
+    /// Adds a file as what its content says; gives its path.
+    pub async fn add_fixed(&self, file: &Path) -> String {
+        let mut command = self.command("nix-store");
+        let added = run(command.args(["--add-fixed", "sha256"]).arg(file)).await;
+        added.well().trim().to_owned()
+    }
+
     /// Has everything removed that no root holds.
     pub async fn collect_garbage(&self) {
         run(self.command("nix-store").arg("--gc")).await.well();
@@ -171,13 +213,26 @@ impl NixStore<'_> {
     /// Where a path really lies.
     #[must_use]
     pub fn file(&self, path: &str) -> PathBuf {
-        self.root.join(path.trim_start_matches('/'))
+        let item = path.rsplit_once('/').map_or(path, |(_, item)| item);
+        match &self.root {
+            Some(root) => root.join("nix/store").join(item),
+            None => self.nix.store_dir().join(item),
+        }
     }
 
     /// The database.
     #[must_use]
     pub fn database(&self) -> PathBuf {
-        self.root.join("nix/var/nix/db/db.sqlite")
+        match (&self.root, &self.nix.system) {
+            (Some(root), _) => root.join("nix/var/nix/db/db.sqlite"),
+            (None, Some(system)) => system.join("var/db/db.sqlite"),
+            (None, None) => panic!("the machine's own database is left alone"),
+        }
+    }
+
+    /// As Nix is told which store it is.
+    fn url(&self) -> OsString {
+        self.root.as_ref().map_or_else(|| "local".into(), |root| root.into())
     }
 }
 

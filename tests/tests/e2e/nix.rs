@@ -2,11 +2,14 @@
 //! hasn't signed doesn't.
 
 use narswarm_protocol::acl::Acl;
+use narswarm_protocol::base32;
 use narswarm_protocol::narinfo::UnverifiedNarinfo;
 use narswarm_tests::harness::guix::Guix;
 use narswarm_tests::harness::nix::{Nix, NixStore};
 use narswarm_tests::harness::node::{Node, NodeSpec, Stage};
 use narswarm_tests::harness::upstream::StaticServer;
+use narswarm_tests::harness::waiting::until;
+use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -55,7 +58,10 @@ struct Built<'a> {
 
 impl<'a> Built<'a> {
     async fn build(nix: &'a Nix, stage: &Stage) -> Self {
-        let store = nix.store(stage.path("built"));
+        Self::build_in(nix, nix.store(stage.path("built"))).await
+    }
+
+    async fn build_in(nix: &'a Nix, store: NixStore<'a>) -> Self {
         let top = store.build(CLOSURE).await;
         let secret = store.build(SECRET).await;
         let (secret_key, key) = nix.make_key("e2e-1").await;
@@ -74,7 +80,12 @@ fn item_of(path: &str) -> &str {
 }
 
 fn node(stage: &Stage, name: &str, key: &Path) -> NodeSpec {
-    stage.node(name).acl(key).arg("--store").arg("/nix/store")
+    stage.node(name).acl(key).arg("--store").arg("/nix/store").arg("--no-store")
+}
+
+/// A node of a system where the store has another name.
+fn node_of(nix: &Nix, stage: &Stage, name: &str, key: &Path) -> NodeSpec {
+    stage.node(name).acl(key).arg("--store").arg(nix.store_dir())
 }
 
 /// An empty store gets the closure from the node, by both of Nix's ways, and it is the same.
@@ -232,4 +243,108 @@ async fn spoilt_narinfos_are_misses_and_check_says_why() {
     let verdict =
         narswarm_tests::harness::program::run(check.arg("--acl").arg(&built.key).arg(&file)).await;
     assert_eq!(verdict.well(), format!("{}: valid e2e-1\n", file.display()));
+}
+
+/// What isn't signed by a trusted key is asked for in every way there is.
+async fn keeps_its_secrets(node: &Node, secrets: &[&str], file: &str) {
+    let guix = Guix::new(node.http(), Acl::default());
+    for secret in secrets {
+        for path in [
+            format!("/{}.narinfo", hash_of(secret)),
+            format!("/nar/{}", item_of(secret)),
+            format!("/nar/zstd/{}", item_of(secret)),
+        ] {
+            let reply = guix.get(&path).await.expect("an answer");
+            assert_eq!(reply.head.status, 404, "{path}");
+        }
+    }
+    assert_eq!(guix.get(file).await.expect("an answer").head.status, 404, "{file}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_is_shared_straight_from_it_and_its_secrets_are_not() {
+    let stage = Stage::new();
+    let Some(nix) = Nix::find(stage.path("nix-home")) else { return };
+    let nix = nix.on_system(stage.path("system"));
+    let built = Built::build_in(&nix, nix.own_store()).await;
+    let file = stage.path("secret.txt");
+    fs::write(&file, "the password is swordfish").expect("a file");
+    let fixed = built.store.add_fixed(&file).await;
+    let digest = Sha256::digest("the password is swordfish");
+    let by_content = format!("/file/secret.txt/sha256/{}", base32::encode(&digest));
+    let a = node_of(&nix, &stage, "a", &built.key).arg("--store-db").arg(built.store.database());
+    let a = a.start().await;
+    until("the store to be shared", async || a.status().await.items.store == 3).await;
+    let b = node_of(&nix, &stage, "b", &built.key).arg("--no-store").bootstrap(a.peer_address());
+    let b = b.start().await;
+    b.has_peers(1).await;
+    substitutes(&nix, &stage, &built, &b).await;
+    let status = a.status().await;
+    assert_eq!((status.items.store, status.items.cached), (3, 0), "no copy is made");
+    let secrets = [built.secret.as_str(), fixed.as_str()];
+    for node in [&a, &b] {
+        keeps_its_secrets(node, &secrets, &by_content).await;
+    }
+    // Somebody whom A doesn't trust signs the secret, and C trusts him: it knows the narinfo, and
+    // asks A for the nar by its hash.
+    let (other_secret, other) = nix.make_key("other-1").await;
+    let cache = stage.path("cache");
+    built.store.sign(&other_secret, &built.secret).await;
+    built.store.copy_to_cache(&cache, "none", &built.secret).await;
+    fs::remove_dir_all(cache.join("nar")).expect("nars");
+    let server = StaticServer::start(&cache).await.expect("a server");
+    let c = node_of(&nix, &stage, "c", &built.key).acl(&other).arg("--no-store");
+    let c = c.upstream(&server.url()).bootstrap(a.peer_address()).start().await;
+    c.has_peers(1).await;
+    let guix = Guix::new(c.http(), Acl::default());
+    let given = a.status().await.bytes.to_peers;
+    let narinfo = guix.get(&format!("/{}.narinfo", hash_of(&built.secret))).await;
+    assert_eq!(narinfo.expect("an answer").head.status, 200, "C knows of it");
+    let nar = guix.get(&format!("/nar/{}", item_of(&built.secret))).await;
+    assert!(nar.is_err() || nar.is_ok_and(|reply| reply.head.status >= 400), "it came");
+    assert_eq!(a.status().await.bytes.to_peers, given, "A has given something of it");
+    keeps_its_secrets(&a, &secrets, &by_content).await;
+}
+
+/// Large enough to be collected on its way.
+const LARGE: &str = r#"
+derivation {
+  name = "large-1.0";
+  system = builtins.currentSystem;
+  builder = "/bin/sh";
+  args = [ "-c" "/usr/bin/head -c 40000000 /dev/urandom > $out" ];
+}
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn garbage_that_is_collected_on_its_way_comes_from_elsewhere() {
+    let stage = Stage::new();
+    let Some(nix) = Nix::find(stage.path("nix-home")) else { return };
+    let nix = nix.on_system(stage.path("system"));
+    let store = nix.own_store();
+    let large = store.build(LARGE).await;
+    let (secret_key, key) = nix.make_key("e2e-1").await;
+    store.sign(&secret_key, &large).await;
+    let cache = stage.path("cache");
+    store.copy_to_cache(&cache, "none", &large).await;
+    let nar = store.dump(&large).await;
+    let server = StaticServer::start(&cache).await.expect("a server");
+    let a = node_of(&nix, &stage, "a", &key).arg("--store-db").arg(store.database());
+    let a = a.arg("--upload-rate").arg("4MB/s").start().await;
+    until("the store to be shared", async || a.status().await.items.store == 1).await;
+    let b = node_of(&nix, &stage, "b", &key).arg("--no-store").upstream(&server.url());
+    let b = b.arg("--upstream-mode").arg("swarm-first").bootstrap(a.peer_address()).start().await;
+    b.has_peers(1).await;
+    let client = nix.store(stage.path("client"));
+    let (url, keys) = (format!("http://{}", b.http()), fs::read_to_string(&key).expect("a key"));
+    let realising = client.realise(&url, &keys, &large);
+    let collecting = async {
+        until("the first pieces", async || a.status().await.bytes.to_peers > 1 << 20).await;
+        store.collect_garbage().await;
+        assert!(!store.file(&large).exists(), "it is collected");
+    };
+    let (realised, ()) = tokio::join!(realising, collecting);
+    realised.well();
+    assert!(client.dump(&large).await == nar, "it is another");
+    until("it to be withdrawn", async || a.status().await.items.store == 0).await;
 }
