@@ -205,9 +205,11 @@ impl NixStore<'_> {
         added.well().trim().to_owned()
     }
 
-    /// Has everything removed that no root holds.
-    pub async fn collect_garbage(&self) {
-        run(self.command("nix-store").arg("--gc")).await.well();
+    /// Has a path removed as the garbage collector does, but also while a process reads it, which
+    /// that one would wait for.
+    pub async fn collect(&self, path: &str) {
+        let mut command = self.command("nix-store");
+        run(command.args(["--delete", "--ignore-liveness", path])).await.well();
     }
 
     /// Where a path really lies.

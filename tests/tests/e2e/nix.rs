@@ -340,7 +340,7 @@ async fn garbage_that_is_collected_on_its_way_comes_from_elsewhere() {
     let realising = client.realise(&url, &keys, &large);
     let collecting = async {
         until("the first pieces", async || a.status().await.bytes.to_peers > 1 << 20).await;
-        store.collect_garbage().await;
+        store.collect(&large).await;
         assert!(!store.file(&large).exists(), "it is collected");
     };
     let (realised, ()) = tokio::join!(realising, collecting);
