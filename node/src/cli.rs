@@ -23,7 +23,7 @@ enum Command {
     /// Say what the node on a data directory is doing.
     Status(cmd::status::StatusArgs),
     /// List everything that others can learn of what this machine has.
-    Shared(cmd::shared::SharedArgs),
+    Shared(Box<cmd::shared::SharedArgs>),
     /// Give a verdict on narinfo files: would guix believe their signatures?
     Check(cmd::check::CheckArgs),
     /// Print the configuration in effect, as TOML.
@@ -42,7 +42,7 @@ impl Cli {
             Command::Run(args) => cmd::run::run(*args),
             Command::Import(args) => cmd::import::run(args),
             Command::Status(args) => cmd::status::run(args),
-            Command::Shared(args) => cmd::shared::run(args, &mut std::io::stdout().lock()),
+            Command::Shared(args) => cmd::shared::run(*args, &mut std::io::stdout().lock()),
             Command::Check(args) => cmd::check::run(args, &mut std::io::stdout().lock()),
             Command::Config(args) => cmd::config::run(args),
             Command::Demo(args) => cmd::demo::run(args),

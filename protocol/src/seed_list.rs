@@ -276,7 +276,7 @@ impl SeedList {
                 key.verify_strict(&statement, &Signature::from_bytes(signature)).is_ok()
             })
         };
-        if !known.iter().any(|entry| valid(entry)) {
+        if !known.iter().any(valid) {
             return Err(match (known.first(), parts.signatures.first()) {
                 (Some((key, _)), _) => SeedListError::BadSignature { key: *key },
                 (None, Some((found, _))) => SeedListError::UnknownKey { found: *found },

@@ -161,7 +161,7 @@ impl Reaching {
 
     /// Peers that this node has reached only through relays, with whom it is time to try again to
     /// connect straight.
-    fn to_punch(&mut self, now: Instant) -> Vec<(PeerId, Multiaddr)> {
+    fn due_punches(&mut self, now: Instant) -> Vec<(PeerId, Multiaddr)> {
         let direct: HashSet<_> =
             self.connections.values().filter(|c| c.direct).map(|c| c.peer).collect();
         let newest = |c: &Connection| {
@@ -417,7 +417,7 @@ impl Task {
         for id in self.reaching.superfluous(now) {
             self.swarm.close_connection(id);
         }
-        for (peer, through) in self.reaching.to_punch(now) {
+        for (peer, through) in self.reaching.due_punches(now) {
             tracing::debug!(%peer, "trying again to connect straight");
             let dial = DialOpts::peer_id(peer).addresses(vec![through]);
             self.dial(dial.condition(PeerCondition::Always).build());
