@@ -75,6 +75,15 @@ const REGRESSIONS: &[(&str, u64)] = &[
     // What an earlier attempt had left spoke against the only list there was.
     ("mixed", 9109),
     ("mixed", 9684),
+    // What was left to upstream was asked of nobody when it left, and a deadline that moved on with
+    // the time was never due.
+    ("mixed", 17924),
+    // The last piece waited at a slow member of a crowd, which had others to serve, and nothing more
+    // might be asked for twice.
+    ("mixed", 18789),
+    // A liar's list is kept while it gives, however slowly; the reader's wait looked like a standstill.
+    ("mixed", 12136),
+    ("mixed", 19503),
     // Standstills that one or the other of these changes ended.
     ("mixed", 201),
     ("mixed", 478),

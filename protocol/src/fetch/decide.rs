@@ -27,7 +27,7 @@ impl Fetch {
         }
         let is_crowd = self.is_crowd();
         let frozen = self.sources.values().filter_map(|s| self.freezes_at(s, is_crowd));
-        let upstream = self.upstream_deadline(now);
+        let upstream = self.upstream_deadline();
         let alone = self.alone_since.map(|since| since + limits::NO_SOURCE_PATIENCE);
         // When a lone piece list may be gone by.
         let opinion = Some(self.list_since + limits::SECOND_OPINION)
@@ -47,13 +47,21 @@ impl Fetch {
         self.consider_reserves(now);
         self.take_back_from_reserves();
         self.open_more(now);
+        self.ask_all(now);
+        self.note_giving(now);
+        if self.consider_upstream(now) {
+            self.ask_all(now);
+            self.note_giving(now);
+        }
+        self.consider_giving_up(now);
+    }
+
+    /// Asks everybody for what he should bring.
+    fn ask_all(&mut self, now: Time) {
         for id in self.in_order_of_asking() {
             self.fill(id, now);
             self.steal(id, now);
         }
-        self.note_giving(now);
-        self.consider_upstream(now);
-        self.consider_giving_up(now);
     }
 
     /// Those who are still fetching themselves first, so that those who have everything are asked

@@ -30,6 +30,8 @@ pub(super) struct Upstream {
     since: Time,
     last_progress: Time,
     meter: Meter,
+    /// When swarm and upstream are next compared if nothing happens before.
+    compare_at: Time,
     /// What it gave before, or is known to give.
     known_rate: Option<f64>,
 }
@@ -42,6 +44,8 @@ const SLOW_FACTOR: f64 = 0.7;
 /// How long the swarm is watched before it is called slow, or fast enough: twice what its rate is
 /// measured over.
 const WATCH: Duration = Duration::from_secs(1);
+/// How often they are compared while nothing else happens.
+const COMPARE_EVERY: Duration = Duration::from_millis(500);
 /// A swarm that needs at most this long for what is missing isn't worth a second way.
 const NEARLY_DONE: Duration = Duration::from_secs(1);
 /// When upstream's rate isn't known, a swarm that needs longer than this is compared with it.
@@ -57,6 +61,7 @@ impl Upstream {
             since: now,
             last_progress: now,
             meter: Meter::new(now),
+            compare_at: now + COMPARE_EVERY,
             known_rate: config.upstream_rate,
         }
     }
@@ -124,16 +129,12 @@ impl Fetch {
     }
 
     /// When upstream's part must be reconsidered.
-    pub(super) fn upstream_deadline(&self, now: Time) -> Option<Time> {
+    pub(super) fn upstream_deadline(&self) -> Option<Time> {
         match self.upstream.state {
-            State::Ready if self.swarm_gives() => Some(now + WATCH / 2),
-            State::Ready => Some(self.patience_ends()),
-            State::Running if self.mode == UpstreamMode::SwarmFirst && self.swarm_gives() => {
-                Some(now + WATCH / 2)
-            }
-            _ => None,
+            State::Ready if !self.swarm_gives() => Some(self.patience_ends()),
+            State::Ready | State::Running => Some(self.upstream.compare_at),
+            State::Out => None,
         }
-        .map(|at| at.max(now + Duration::from_millis(1)))
     }
 
     /// Until when the swarm may give nothing without upstream being asked as well.
@@ -145,7 +146,12 @@ impl Fetch {
         opening.unwrap_or(nobody).min(self.swarmless_since + limits::UPSTREAM_PATIENCE)
     }
 
-    pub(super) fn consider_upstream(&mut self, now: Time) {
+    /// Lets upstream join or leave; says whether it has left, and what was left to it is to be asked
+    /// of peers.
+    pub(super) fn consider_upstream(&mut self, now: Time) -> bool {
+        if self.upstream.compare_at <= now {
+            self.upstream.compare_at = now + COMPARE_EVERY;
+        }
         match self.upstream.state {
             State::Out => {}
             State::Ready => {
@@ -161,9 +167,11 @@ impl Fetch {
             State::Running => {
                 if self.mode == UpstreamMode::SwarmFirst && self.swarm_suffices(now) {
                     self.stop_upstream();
+                    return true;
                 }
             }
         }
+        false
     }
 
     fn missing_bytes(&self) -> f64 {

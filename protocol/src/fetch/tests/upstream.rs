@@ -127,3 +127,53 @@ fn a_failed_stream_is_tried_again_and_then_given_up() {
     fetch.handle_upstream_ended(at(30));
     assert_eq!(actions(&mut fetch), [Action::Failed(Failure::NoSource)]);
 }
+
+#[test]
+fn a_slow_swarm_is_noticed_by_the_clock_alone() {
+    let mut config = config(1000, UpstreamMode::SwarmFirst, true);
+    config.upstream_rate = Some(10e6);
+    let mut fetch = Fetch::new(config, at(0));
+    opened(&mut fetch, A, &list(1000, 0), at(1));
+    let (mut now, mut joined) = (at(1), None);
+    // As drivers do it: woken when told, they ask again whether it is time. Octets of one piece
+    // trickle in.
+    while joined.is_none() && now < at(4000) {
+        now = fetch.poll_timeout(now).expect("a deadline");
+        fetch.handle_progress(A, 1, now);
+        if fetch.poll_timeout(now).is_some_and(|due| due <= now) {
+            fetch.handle_timeout(now);
+        }
+        let starts = |action: &Action| matches!(action, Action::StartUpstream { .. });
+        joined = actions(&mut fetch).iter().any(starts).then_some(now);
+    }
+    assert!(joined.is_some_and(|joined| joined <= at(1600)), "{joined:?}");
+}
+
+#[test]
+fn what_was_left_to_it_is_asked_of_peers_at_once_when_it_leaves() {
+    let mut fetch = fetch(64, UpstreamMode::SwarmFirst, true);
+    let list = list(64, 0);
+    fetch.handle_timeout(at(20));
+    // In a crowd the pieces near the head are left to upstream.
+    let crowd = PeerHint { complete: false, ..near(Some(list.0)) };
+    fetch.handle_peer(B, crowd, at(30));
+    fetch.handle_opened(B, list.0, list.1.clone(), PieceSet::none(64), at(30));
+    fetch.handle_upstream_progress(1, at(40));
+    let mut wanted = opened(&mut fetch, A, &list, at(40));
+    let mut left = false;
+    for now in (50..4000).step_by(50).map(at) {
+        fetch.handle_upstream_progress(1, now);
+        if !wanted.is_empty() {
+            fetch.handle_piece(A, wanted.remove(0), now);
+        } else {
+            fetch.handle_have(A, &[], now);
+        }
+        let acted = actions(&mut fetch);
+        wanted.extend(asked(&acted, A));
+        left |= acted.contains(&Action::StopUpstream);
+        let missing = (0..64).filter(|&index| !fetch.held().contains(index));
+        let idle = missing.clone().count() > 0 && fetch.outstanding(A) == 0;
+        assert!(!(left && idle), "nothing is asked of a peer that has everything");
+    }
+    assert!(left && fetch.held().is_all());
+}
