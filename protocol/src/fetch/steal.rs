@@ -173,9 +173,11 @@ impl Fetch {
             for (index, overtaken) in common {
                 if overtaken && self.pieces.asked(index) > 1 {
                     self.take_back(id, index);
-                } else if overtaken && let Some(other) = self.partial_holder(index) {
+                } else if let Some(other) = self.partial_holder(index) {
+                    let rarer = self.rarest_fresh(id, self.pieces.available(index));
                     self.take_back(id, index);
                     self.request(other, vec![index], now);
+                    self.request(id, rarer.into_iter().collect(), now);
                 } else if let Some(rarer) = self.rarest_fresh(id, self.pieces.available(index)) {
                     self.take_back(id, index);
                     self.request(id, vec![rarer], now);

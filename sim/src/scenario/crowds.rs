@@ -37,7 +37,7 @@ pub const FLASH_CROWD: Scenario = Scenario {
         // A crowd that fetches in any order gives its readers the head at the end.
         plan.demands.half_read_within = Some(20 * SECOND);
         plan.demands.ratio_percent = Some(116);
-        plan.demands.egress_percent = Some(110);
+        plan.demands.egress_percent = Some(106);
         plan.demands.duplicates_per_mille = Some(10);
         plan
     },
