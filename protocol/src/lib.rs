@@ -15,12 +15,14 @@
 //!   nodes there are), [`provider_key`] (where holders are looked up);
 //! - conversation: [`wire`] (messages between peers);
 //! - decisions: [`fetch`] (whom to ask for which piece, and what to do when it goes wrong), [`upload`]
-//!   (who is given which piece next);
+//!   (who is given which piece next), [`announce`] (what is told to whom, and whom to ask who holds
+//!   what);
 //! - [`limits`]: every bound, with its reason.
 
 #![forbid(unsafe_code)]
 
 pub mod acl;
+pub mod announce;
 pub mod base32;
 pub mod content_address;
 pub mod dht_size;

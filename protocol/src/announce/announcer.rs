@@ -1,0 +1,436 @@
+//! Tells the network what this node holds: which keys to whom, and when again.
+//!
+//! Each bucket is announced as a whole about once a day, at times spread over the day. What is new
+//! is announced soon after, gathered for a moment so that what comes together goes together. What
+//! many others announce as well is announced by few of them: while the nodes that keep a bucket know
+//! of many providers, rounds are left out, the more the longer it lasts.
+
+use super::contacts::Contacts;
+use super::place::{BUCKETS, Bucket, ItemKey, NodeId};
+use super::walk::Walk;
+use super::{Message, mix};
+use crate::fetch::Time;
+use crate::limits::{
+    ANNOUNCE_BURST, ANNOUNCE_RETRY, ANNOUNCE_TOKEN_EVERY, EXPLORE_AGAIN, EXPLORE_PAUSE,
+    FEW_PROVIDERS, GATHER_NEW_ITEMS, GATHER_WITHDRAWN_ITEMS, LOOK_NODES, MANY_PROVIDERS,
+    MAX_ANNOUNCE_RETRY, MAX_ANNOUNCED_KEYS, MAX_BUCKETS_AT_ONCE, MAX_THINNING, MIN_REANNOUNCE,
+    PARALLEL_ANNOUNCES, REANNOUNCE, REANNOUNCE_TO_NEWCOMERS, REPLICAS,
+};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+/// Meeting points that are looked at before the first announcement: twice as many as an estimate
+/// needs, as some may fail.
+const SCOUTED: usize = 16;
+
+/// What is worth keeping of an announcer while it doesn't run.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Announced {
+    /// What others have been told, each with how thinly it is announced.
+    pub items: Vec<(ItemKey, u8)>,
+    /// Of each bucket that was announced: when again, counted from now, and who keeps it.
+    pub buckets: Vec<(Bucket, Duration, Vec<NodeId>)>,
+}
+
+/// Something held.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    /// It is announced in every 2^level-th round.
+    level: u8,
+    /// Others have been told.
+    told: bool,
+}
+
+/// One bucket.
+#[derive(Debug, Default)]
+struct Lot {
+    /// When the whole is announced again; `None` while nothing of it was.
+    due: Option<Time>,
+    round: u64,
+    /// Held and not yet announced, and when that is to happen.
+    fresh: BTreeSet<ItemKey>,
+    fresh_due: Time,
+    /// No longer held, and when to tell those who were told otherwise.
+    gone: BTreeSet<ItemKey>,
+    gone_due: Time,
+    /// Who keeps what was announced.
+    keepers: BTreeSet<NodeId>,
+    /// How many nodes had become known when it was last announced as a whole, and when that was.
+    arrivals: u64,
+    announced: Time,
+    /// When to see who is near, if nothing is announced before.
+    explore_due: Time,
+    /// Runs that reached nobody, one after another.
+    failures: u32,
+    run: Option<Run>,
+}
+
+/// One announcement on its way.
+#[derive(Debug)]
+struct Run {
+    walk: Walk,
+    /// Still finding out who is nearest.
+    looking: bool,
+    whole: bool,
+    keys: Vec<ItemKey>,
+    /// Of each key, the most providers that anybody knows.
+    known: Vec<u8>,
+}
+
+impl Run {
+    /// Only looks who is near.
+    fn explore(bucket: Bucket, contacts: &mut Contacts, now: Time) -> Self {
+        let walk = Walk::new(bucket.position(), LOOK_NODES, LOOK_NODES, contacts, now);
+        Self { walk, looking: true, whole: false, keys: Vec::new(), known: Vec::new() }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Announcer {
+    seed: u64,
+    explores: bool,
+    /// Buckets that were looked at before the first announcement.
+    scouted: usize,
+    held: BTreeMap<ItemKey, Held>,
+    lots: Vec<Lot>,
+    /// Announcements of new items that may be made at once, and when one was last added.
+    tokens: u32,
+    token_at: Time,
+    withdrawals: VecDeque<(NodeId, Vec<ItemKey>)>,
+}
+
+impl Announcer {
+    pub fn new(seed: u64, explores: bool, now: Time) -> Self {
+        Self {
+            seed,
+            explores,
+            scouted: 0,
+            held: BTreeMap::new(),
+            lots: (0..BUCKETS as u32)
+                .map(|number| {
+                    let explore_due = now + EXPLORE_PAUSE * number;
+                    Lot { explore_due, ..Lot::default() }
+                })
+                .collect(),
+            tokens: ANNOUNCE_BURST,
+            token_at: now,
+            withdrawals: VecDeque::new(),
+        }
+    }
+
+    /// Goes on where an earlier run of this node has left off `away` ago. What of it is still held
+    /// is to be said anew; what isn't is withdrawn by [`Announcer::forget_unconfirmed`].
+    pub fn restore(&mut self, announced: &Announced, away: Duration, now: Time) {
+        for &(key, level) in &announced.items {
+            let level = level.min(MAX_THINNING);
+            self.held.entry(key).or_insert(Held { level, told: true });
+        }
+        for (bucket, due, keepers) in &announced.buckets {
+            let lot = &mut self.lots[usize::from(bucket.number())];
+            let due = (*due).min(REANNOUNCE).saturating_sub(away);
+            // What fell due while the node was away is spread over some minutes.
+            let late = mix(self.seed, u64::from(bucket.number()), 1) % 300;
+            lot.due = Some(now + due.max(Duration::from_secs(late)));
+            lot.keepers = keepers.iter().copied().take(2 * REPLICAS).collect();
+        }
+    }
+
+    /// What is to be kept while this node doesn't run.
+    pub fn announced(&self, now: Time) -> Announced {
+        let told = self.held.iter().filter(|(_, held)| held.told);
+        let items = told.map(|(key, held)| (*key, held.level)).collect();
+        let lots = Bucket::all().zip(&self.lots);
+        let buckets = lots.filter_map(|(bucket, lot)| {
+            let due = lot.due?.since(now);
+            Some((bucket, due, lot.keepers.iter().copied().collect()))
+        });
+        Announced { items, buckets: buckets.collect() }
+    }
+
+    pub fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    pub fn holds(&self, key: &ItemKey) -> bool {
+        self.held.contains_key(key)
+    }
+
+    pub fn keys(&self) -> impl Iterator<Item = ItemKey> {
+        self.held.keys().copied()
+    }
+
+    /// An item is held, of which `providers` others are known.
+    pub fn hold(&mut self, key: ItemKey, providers: usize, now: Time) {
+        let lot = &mut self.lots[usize::from(key.bucket().number())];
+        lot.gone.remove(&key);
+        if self.held.contains_key(&key) {
+            return;
+        }
+        let plenty = providers >= usize::from(MANY_PROVIDERS);
+        let level = if plenty { 2 } else { 0 };
+        self.held.insert(key, Held { level, told: false });
+        if lot.due.is_none() || is_turn(self.seed, key, lot.round, level) {
+            if lot.fresh.is_empty() {
+                lot.fresh_due = now + GATHER_NEW_ITEMS;
+            }
+            lot.fresh.insert(key);
+        }
+    }
+
+    /// An item is no longer held.
+    pub fn release(&mut self, key: ItemKey, now: Time) {
+        let Some(held) = self.held.remove(&key) else { return };
+        let lot = &mut self.lots[usize::from(key.bucket().number())];
+        lot.fresh.remove(&key);
+        if held.told || lot.run.as_ref().is_some_and(|run| run.keys.contains(&key)) {
+            if lot.gone.is_empty() {
+                lot.gone_due = now + GATHER_WITHDRAWN_ITEMS;
+            }
+            lot.gone.insert(key);
+        }
+    }
+
+    /// The next message to send, if one is to be sent now.
+    pub fn poll(
+        &mut self,
+        contacts: &mut Contacts,
+        now: Time,
+    ) -> Option<(Bucket, NodeId, Message)> {
+        if contacts.is_empty() {
+            return None;
+        }
+        self.add_tokens(now);
+        let mut running = self.lots.iter().filter(|lot| lot.run.is_some()).count();
+        let scouting = self.scout(&mut running, contacts, now);
+        for bucket in Bucket::all() {
+            let index = usize::from(bucket.number());
+            self.queue_withdrawals(index, now);
+            if !scouting && self.lots[index].run.is_none() && running < MAX_BUCKETS_AT_ONCE {
+                self.begin(bucket, contacts, now);
+                running += usize::from(self.lots[index].run.is_some());
+            }
+            let Some(run) = &mut self.lots[index].run else { continue };
+            if let Some(node) = run.walk.next(contacts, now) {
+                let message = if run.looking {
+                    Message::Look
+                } else {
+                    Message::Announce { keys: run.keys.clone() }
+                };
+                return Some((bucket, node, message));
+            }
+            if run.walk.is_over() {
+                self.step(bucket, contacts, now);
+                return self.poll(contacts, now);
+            }
+        }
+        let (node, keys) = self.withdrawals.pop_front()?;
+        let bucket = keys.first()?.bucket();
+        Some((bucket, node, Message::Withdraw { keys }))
+    }
+
+    /// Before the first announcement: sees who is near some meeting points, since what is usual has
+    /// to be known to see where it is crowded. Says whether that is still going on.
+    fn scout(&mut self, running: &mut usize, contacts: &mut Contacts, now: Time) -> bool {
+        let has_something = self.lots.iter().any(|lot| {
+            lot.due.is_some_and(|due| due <= now) || (!lot.fresh.is_empty() && lot.fresh_due <= now)
+        });
+        if !contacts.is_new_here() || !has_something {
+            return false;
+        }
+        while self.scouted < SCOUTED && *running < MAX_BUCKETS_AT_ONCE {
+            let Some(bucket) = Bucket::new(self.scouted as u8) else { break };
+            let lot = &mut self.lots[self.scouted];
+            self.scouted += 1;
+            if lot.run.is_none() {
+                lot.run = Some(Run::explore(bucket, contacts, now));
+                *running += 1;
+            }
+        }
+        let exploring = |lot: &Lot| lot.run.as_ref().is_some_and(|run| run.keys.is_empty());
+        self.lots.iter().any(exploring)
+    }
+
+    fn add_tokens(&mut self, now: Time) {
+        let passed = now.since(self.token_at).as_secs() / ANNOUNCE_TOKEN_EVERY.as_secs();
+        if passed > 0 {
+            let more = u32::try_from(passed).unwrap_or(u32::MAX);
+            self.tokens = self.tokens.saturating_add(more).min(ANNOUNCE_BURST);
+            self.token_at = self.token_at + ANNOUNCE_TOKEN_EVERY * more;
+        }
+    }
+
+    fn queue_withdrawals(&mut self, index: usize, now: Time) {
+        let lot = &mut self.lots[index];
+        if lot.gone.is_empty() || lot.gone_due > now || lot.run.is_some() {
+            return;
+        }
+        let gone: Vec<_> = std::mem::take(&mut lot.gone).into_iter().collect();
+        for keys in gone.chunks(MAX_ANNOUNCED_KEYS) {
+            let to_each = lot.keepers.iter().map(|keeper| (*keeper, keys.to_vec()));
+            self.withdrawals.extend(to_each);
+        }
+    }
+
+    /// Begins to announce a bucket, when something of it is due.
+    fn begin(&mut self, bucket: Bucket, contacts: &mut Contacts, now: Time) {
+        let lot = &mut self.lots[usize::from(bucket.number())];
+        // A bucket that has fewer keepers than it should gets another when one has come.
+        let starved = lot.due.is_some()
+            && lot.keepers.len() < REPLICAS
+            && lot.arrivals != contacts.arrivals()
+            && now.since(lot.announced) >= REANNOUNCE_TO_NEWCOMERS;
+        let whole = starved || lot.due.is_some_and(|due| due <= now);
+        let fresh = !lot.fresh.is_empty() && lot.fresh_due <= now && self.tokens > 0;
+        let explore = self.explores && lot.explore_due <= now;
+        if !whole && !fresh {
+            if explore {
+                lot.run = Some(Run::explore(bucket, contacts, now));
+            }
+            return;
+        }
+        let keys: Vec<ItemKey> = if whole {
+            let (least, greatest) = ItemKey::range(bucket);
+            let held = self.held.range(least..=greatest);
+            let turn = held.filter(|(key, held)| is_turn(self.seed, **key, lot.round, held.level));
+            turn.map(|(key, _)| *key).take(MAX_ANNOUNCED_KEYS).collect()
+        } else {
+            lot.fresh.iter().take(MAX_ANNOUNCED_KEYS).copied().collect()
+        };
+        if keys.is_empty() {
+            // Nothing is held, or all of it is thinned out this time.
+            lot.round += 1;
+            lot.due = Some(now + interval(self.seed, bucket, lot.round));
+            return;
+        }
+        if !whole {
+            self.tokens -= 1;
+        }
+        for key in &keys {
+            lot.fresh.remove(key);
+        }
+        lot.fresh_due = now + GATHER_NEW_ITEMS;
+        lot.arrivals = contacts.arrivals();
+        let mut walk = Walk::new(bucket.position(), LOOK_NODES, LOOK_NODES, contacts, now);
+        let looking = !walk.is_settled(REPLICAS);
+        if !looking {
+            walk.ask_again(REPLICAS, PARALLEL_ANNOUNCES);
+        }
+        let known = vec![0; keys.len()];
+        lot.run = Some(Run { walk, looking, whole, keys, known });
+    }
+
+    /// A walk has come to its end: what it was for follows.
+    fn step(&mut self, bucket: Bucket, contacts: &mut Contacts, now: Time) {
+        let lot = &mut self.lots[usize::from(bucket.number())];
+        let Some(mut run) = lot.run.take() else { return };
+        let keepers = run.walk.who_answered();
+        if !keepers.is_empty() {
+            contacts.explored(bucket);
+        }
+        lot.explore_due = now + EXPLORE_AGAIN;
+        if run.keys.is_empty() {
+            return;
+        }
+        if run.looking {
+            run.looking = false;
+            run.walk.ask_again(REPLICAS, PARALLEL_ANNOUNCES);
+            lot.run = Some(run);
+            return;
+        }
+        if keepers.is_empty() {
+            lot.failures += 1;
+            let pause = ANNOUNCE_RETRY * (1 << lot.failures.min(10));
+            lot.fresh_due = now + pause.min(MAX_ANNOUNCE_RETRY);
+            if run.whole {
+                lot.due = Some(lot.fresh_due);
+            }
+            let held = &self.held;
+            lot.fresh.extend(run.keys.into_iter().filter(|key| held.contains_key(key)));
+            return;
+        }
+        lot.failures = 0;
+        if run.whole {
+            lot.keepers = keepers;
+        } else {
+            lot.keepers.extend(keepers);
+            while lot.keepers.len() > 2 * REPLICAS {
+                // Those that are no longer known can't be told anything anyway.
+                let gone = lot.keepers.iter().find(|keeper| contacts.get(**keeper).is_none());
+                let Some(gone) = gone.or(lot.keepers.first()).copied() else { break };
+                lot.keepers.remove(&gone);
+            }
+        }
+        if run.whole || lot.due.is_none() {
+            lot.round += 1;
+            lot.announced = now;
+            lot.due = Some(now + interval(self.seed, bucket, lot.round));
+        }
+        for (key, known) in run.keys.iter().zip(&run.known) {
+            let Some(held) = self.held.get_mut(key) else { continue };
+            held.told = true;
+            if *known >= MANY_PROVIDERS {
+                held.level = (held.level + 1).min(MAX_THINNING);
+            } else if *known <= FEW_PROVIDERS {
+                held.level = held.level.saturating_sub(1);
+            }
+        }
+    }
+
+    /// A node has answered, and told (for an announcement) how many providers it knows of each key.
+    pub fn answered(&mut self, bucket: Bucket, node: NodeId, known: &[u8]) {
+        let Some(run) = &mut self.lots[usize::from(bucket.number())].run else { return };
+        run.walk.answered(node);
+        for (most, known) in run.known.iter_mut().zip(known) {
+            *most = (*most).max(*known);
+        }
+    }
+
+    pub fn failed(&mut self, bucket: Bucket, node: NodeId) {
+        if let Some(run) = &mut self.lots[usize::from(bucket.number())].run {
+            run.walk.failed(node);
+        }
+    }
+
+    pub fn walk(&mut self, bucket: Bucket) -> Option<&mut Walk> {
+        self.lots[usize::from(bucket.number())].run.as_mut().map(|run| &mut run.walk)
+    }
+
+    /// When time alone will make something happen.
+    pub fn poll_timeout(&self, now: Time) -> Option<Time> {
+        let lots = self.lots.iter().filter_map(|lot| {
+            if let Some(run) = &lot.run {
+                return run.walk.poll_timeout(now);
+            }
+            let token = self.token_at + ANNOUNCE_TOKEN_EVERY;
+            let affordable = if self.tokens > 0 { lot.fresh_due } else { lot.fresh_due.max(token) };
+            let fresh = (!lot.fresh.is_empty()).then_some(affordable);
+            let gone = (!lot.gone.is_empty()).then_some(lot.gone_due);
+            let explore = self.explores.then_some(lot.explore_due);
+            let starved = lot.due.is_some() && lot.keepers.len() < REPLICAS;
+            let newcomers = starved.then_some(lot.announced + REANNOUNCE_TO_NEWCOMERS);
+            [lot.due, fresh, gone, newcomers, explore]
+                .into_iter()
+                .flatten()
+                .filter(|at| *at > now)
+                .min()
+        });
+        lots.min()
+    }
+}
+
+/// Whether an item of this level is announced in this round. Each item has rounds of its own.
+fn is_turn(seed: u64, key: ItemKey, round: u64, level: u8) -> bool {
+    let mut low = [0; 8];
+    low.copy_from_slice(&key.0[8..]);
+    let phase = mix(seed, u64::from_be_bytes(low), 0);
+    (round.wrapping_add(phase)).is_multiple_of(1 << level)
+}
+
+/// How long until a bucket is announced again. Not the same for all, so that a node which begins
+/// with everything at once doesn't go on so.
+fn interval(seed: u64, bucket: Bucket, round: u64) -> Duration {
+    let span = REANNOUNCE - MIN_REANNOUNCE;
+    MIN_REANNOUNCE
+        + Duration::from_secs(mix(seed, u64::from(bucket.number()), round) % span.as_secs())
+}

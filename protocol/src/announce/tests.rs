@@ -1,0 +1,452 @@
+//! Whole networks of the real machines, over a model of messages: each takes a fixed time, the dead
+//! answer nothing.
+
+use super::providers::{ProviderLimits, Providers, Seconds};
+use super::*;
+use crate::limits::{ANNOUNCED_LIFE, NOBODY_LIFE, REANNOUNCE, REPLICAS};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// One way.
+const HOP: Duration = Duration::from_millis(25);
+/// When a driver gives up on an answer.
+const GIVE_UP: Duration = Duration::from_secs(2);
+
+struct Node {
+    discovery: Discovery,
+    providers: Providers,
+    contact: Contact,
+    dead: bool,
+    /// It names nobody and knows nothing.
+    lies: bool,
+    received: usize,
+}
+
+enum Event {
+    Ask { from: usize, to: usize, request: RequestId, bucket: Bucket, message: Message },
+    Reply { to: usize, request: RequestId, reply: Reply },
+    Failure { to: usize, request: RequestId },
+}
+
+struct World {
+    nodes: Vec<Node>,
+    now: Time,
+    events: BTreeMap<(Time, u64), Event>,
+    count: u64,
+    /// What searches have found, and when.
+    found: BTreeMap<SearchId, Vec<(Time, Found)>>,
+    done: BTreeMap<SearchId, Time>,
+    timers: BTreeSet<(Time, usize)>,
+    /// The others only answer.
+    only: Option<usize>,
+    messages: usize,
+    announces: usize,
+}
+
+fn key(bucket: u8, number: u32) -> ItemKey {
+    let mut octets = [0; 16];
+    octets[0] = bucket << 2;
+    octets[8..12].copy_from_slice(&number.to_be_bytes());
+    octets[12..].copy_from_slice(&mix(number.into(), 1, 2).to_be_bytes()[..4]);
+    ItemKey(octets)
+}
+
+fn contact(number: usize) -> Contact {
+    let position = Position::of(&(number as u64).to_be_bytes());
+    Contact { node: NodeId(number as u64), position, network: Some(number as u64) }
+}
+
+impl World {
+    /// Nodes that know a few others each, as Kademlia's tables do: some anywhere, and those near.
+    fn new(count: usize) -> Self {
+        let contacts: Vec<_> = (0..count).map(contact).collect();
+        let mut sorted = contacts.clone();
+        sorted.sort_by_key(|c| c.position);
+        let config = |seed| DiscoveryConfig { seed, max_contacts: 2048, explores: false };
+        let nodes = contacts.iter().enumerate().map(|(number, own)| {
+            let mut discovery = Discovery::new(config(number as u64), Time::default());
+            let mut know = |other: Contact| {
+                if other.node != own.node {
+                    discovery.handle_contact(other);
+                    discovery.handle_connected(other.node, true);
+                    discovery.handle_connected(other.node, false);
+                }
+            };
+            for pick in 0..30 {
+                know(contacts[mix(number as u64, pick, 7) as usize % count]);
+            }
+            let place = sorted.iter().position(|c| c.node == own.node).expect("it is there");
+            sorted[place.saturating_sub(10)..(place + 10).min(count)].iter().for_each(|c| know(*c));
+            let providers = Providers::new(ProviderLimits::default());
+            Node { discovery, providers, contact: *own, dead: false, lies: false, received: 0 }
+        });
+        Self {
+            nodes: nodes.collect(),
+            now: Time::default(),
+            events: BTreeMap::new(),
+            count: 0,
+            found: BTreeMap::new(),
+            done: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            only: None,
+            messages: 0,
+            announces: 0,
+        }
+    }
+
+    fn seconds(&self) -> Seconds {
+        Seconds(1_800_000_000 + self.now.0.as_secs())
+    }
+
+    fn push(&mut self, after: Duration, event: Event) {
+        self.count += 1;
+        self.events.insert((self.now + after, self.count), event);
+    }
+
+    /// Does what a node wants, and notes when it wants to be polled again.
+    fn poll(&mut self, number: usize) {
+        if self.nodes[number].dead || self.only.is_some_and(|only| only != number) {
+            return;
+        }
+        while let Some(action) = self.nodes[number].discovery.poll_action(self.now) {
+            match action {
+                Action::Ask { request, node, bucket, message } => {
+                    self.messages += 1;
+                    self.announces += usize::from(matches!(message, Message::Announce { .. }));
+                    let (from, to) = (number, node.0 as usize);
+                    if to >= self.nodes.len() || self.nodes[to].dead {
+                        self.push(GIVE_UP, Event::Failure { to: from, request });
+                    } else {
+                        self.push(HOP, Event::Ask { from, to, request, bucket, message });
+                    }
+                }
+                Action::Found(found) => {
+                    self.found.entry(found.search).or_default().push((self.now, found));
+                }
+                Action::Done(search) => drop(self.done.insert(search, self.now)),
+            }
+        }
+        if let Some(timeout) = self.nodes[number].discovery.poll_timeout(self.now) {
+            self.timers.insert((timeout, number));
+        }
+    }
+
+    fn answer(&mut self, from: usize, to: usize, bucket: Bucket, message: &Message) -> Reply {
+        let (now, seconds) = (self.now, self.seconds());
+        let asker = self.nodes[from].contact;
+        let node = &mut self.nodes[to];
+        node.received += 1;
+        if node.lies {
+            return Reply { known: vec![1; 4096], ..Reply::default() };
+        }
+        let mut reply =
+            Reply { nearer: node.discovery.near(bucket, 8, from as u64, now), ..Reply::default() };
+        reply.nearer.retain(|contact| contact.node != asker.node);
+        let peer = (from as u64).to_be_bytes();
+        match message {
+            Message::Look => {}
+            Message::Announce { keys } => {
+                let network = asker.network;
+                reply.known =
+                    node.providers.announce(&peer, network, &[], keys, Message::LIFE, seconds);
+            }
+            Message::Withdraw { keys } => node.providers.withdraw(&peer, keys, seconds),
+            Message::Find { keys } => {
+                let hits = node.providers.find(keys, from as u64, 4000, seconds);
+                reply.providers = hits
+                    .iter()
+                    .map(|hit| {
+                        let peer = hit.provider.peer.first_chunk().expect("eight octets");
+                        let provider = NodeId(u64::from_be_bytes(*peer));
+                        ProviderHint { key_index: hit.key_index, provider, seen: hit.seen }
+                    })
+                    .collect();
+            }
+        }
+        reply
+    }
+
+    /// Lets time pass until `end`.
+    fn run_until(&mut self, end: Time) {
+        (0..self.nodes.len()).for_each(|number| self.poll(number));
+        loop {
+            let event = self.events.first_key_value().map(|((at, _), _)| *at);
+            let timer = self.timers.first().map(|(at, _)| *at);
+            let Some(next) = event.into_iter().chain(timer).min().filter(|at| *at <= end) else {
+                break;
+            };
+            assert!(next >= self.now, "time goes forwards");
+            self.now = next;
+            if timer == Some(next)
+                && let Some((_, number)) = self.timers.pop_first()
+            {
+                self.poll(number);
+            } else if let Some((_, event)) = self.events.pop_first() {
+                self.handle(event);
+            }
+        }
+        self.now = end;
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Ask { from, to, request, bucket, message } => {
+                if self.nodes[to].dead {
+                    return self.push(GIVE_UP, Event::Failure { to: from, request });
+                }
+                let reply = self.answer(from, to, bucket, &message);
+                self.push(HOP, Event::Reply { to: from, request, reply });
+            }
+            Event::Reply { to, request, reply } => {
+                self.nodes[to].discovery.handle_reply(request, &reply, self.now);
+                self.poll(to);
+            }
+            Event::Failure { to, request } => {
+                self.nodes[to].discovery.handle_failure(request, self.now);
+                self.poll(to);
+            }
+        }
+    }
+
+    fn run_for(&mut self, wait: Duration) {
+        self.run_until(self.now + wait);
+    }
+
+    fn hold(&mut self, number: usize, keys: &[ItemKey]) {
+        for key in keys {
+            self.nodes[number].discovery.handle_held(*key, 0, self.now);
+        }
+        self.poll(number);
+    }
+
+    /// Searches, and gives who was found for each key, and how long the first of each took.
+    fn search(
+        &mut self,
+        number: usize,
+        keys: &[ItemKey],
+    ) -> (BTreeMap<ItemKey, BTreeSet<u64>>, Vec<Duration>) {
+        let id = SearchId(self.count + 1_000_000);
+        let begin = self.now;
+        self.nodes[number].discovery.handle_search(id, keys, 4, self.now);
+        self.poll(number);
+        let end = self.now + Duration::from_secs(20);
+        while !self.done.contains_key(&id) && self.now < end {
+            self.run_for(Duration::from_millis(50));
+        }
+        assert!(self.done.contains_key(&id), "every search ends");
+        let mut providers: BTreeMap<ItemKey, BTreeSet<u64>> = BTreeMap::new();
+        let mut took = Vec::new();
+        for (at, found) in self.found.remove(&id).unwrap_or_default() {
+            let known = providers.entry(found.key).or_default();
+            if known.is_empty() {
+                took.push(at.since(begin));
+            }
+            assert!(known.insert(found.provider.0), "each provider once a key");
+        }
+        (providers, took)
+    }
+}
+
+fn items(count: u32) -> Vec<ItemKey> {
+    let mut keys: Vec<_> = (0..count).map(|n| key((n % 64) as u8, n)).collect();
+    keys.sort_unstable();
+    keys
+}
+
+#[test]
+fn what_one_announces_another_finds_within_two_seconds() {
+    let mut world = World::new(100);
+    let keys = items(10);
+    world.hold(3, &keys);
+    world.run_for(Duration::from_secs(2));
+    let (found, took) = world.search(70, &keys);
+    let expected: BTreeMap<_, _> = keys.iter().map(|key| (*key, BTreeSet::from([3]))).collect();
+    assert_eq!(found, expected);
+    assert!(took.iter().all(|took| *took <= Duration::from_millis(200)), "{took:?}");
+}
+
+#[test]
+fn each_bucket_has_its_keepers_and_they_are_the_nearest() {
+    let mut world = World::new(300);
+    world.only = Some(5);
+    let keys = items(64);
+    world.hold(5, &keys);
+    world.run_for(Duration::from_secs(20));
+    for key in keys {
+        let mut all: Vec<_> = world.nodes.iter().collect();
+        let target = key.bucket().position();
+        all.sort_by_key(|node| node.contact.position.distance(target));
+        let nearest = all.iter().filter(|node| node.contact.node != NodeId(5)).take(REPLICAS);
+        let kept = nearest.filter(|node| !node.providers.is_empty()).count();
+        assert!(kept >= REPLICAS - 1, "{kept} of the nearest of {:?}", key.bucket());
+    }
+}
+
+#[test]
+fn a_day_of_a_workstation_costs_few_messages() {
+    let mut world = World::new(400);
+    let keys = items(3000);
+    world.only = Some(9);
+    world.hold(9, &keys);
+    world.run_for(Duration::from_secs(60));
+    let first_round = world.messages;
+    world.run_for(Duration::from_secs(4 * 24 * 3600));
+    let a_day = (world.messages - first_round) / 4;
+    world.only = None;
+    assert!(first_round < 1200, "the first round took {first_round} messages");
+    assert!((300..900).contains(&a_day), "{a_day} messages a day");
+    // And it is still found.
+    let (found, _) = world.search(77, &keys[..1000]);
+    assert_eq!(found.len(), 1000);
+}
+
+#[test]
+fn what_is_released_is_withdrawn_and_what_nobody_renews_expires() {
+    let mut world = World::new(50);
+    let keys = items(100);
+    world.hold(1, &keys);
+    world.run_for(Duration::from_secs(5));
+    for key in &keys[..50] {
+        world.nodes[1].discovery.handle_released(*key, world.now);
+    }
+    world.run_for(Duration::from_secs(60));
+    let (found, _) = world.search(40, &keys);
+    assert_eq!(found.keys().copied().collect::<Vec<_>>(), keys[50..]);
+    world.nodes[1].dead = true;
+    world.run_for(ANNOUNCED_LIFE);
+    let (found, _) = world.search(41, &keys);
+    assert_eq!(found.len(), 0);
+    for node in &mut world.nodes {
+        node.providers.prune(Seconds(u64::MAX));
+        assert!(node.providers.is_empty() && node.providers.owners() == 0);
+    }
+}
+
+#[test]
+fn the_dead_and_the_liars_do_not_hide_what_there_is() {
+    for (share, lies) in [(10, false), (5, true)] {
+        let mut world = World::new(300);
+        let keys = items(200);
+        for number in 0..world.nodes.len() {
+            let hit = mix(99, number as u64, 0).is_multiple_of(share) && number > 20;
+            (world.nodes[number].dead, world.nodes[number].lies) = (hit && !lies, hit && lies);
+        }
+        world.hold(2, &keys);
+        world.run_for(Duration::from_secs(30));
+        let mut found = 0;
+        for asker in 10..20 {
+            found += world.search(asker, &keys[..100]).0.len();
+        }
+        assert!(found >= 995, "{found} of 1000, with lies: {lies}");
+    }
+}
+
+#[test]
+fn what_many_hold_is_announced_by_few() {
+    let mut world = World::new(60);
+    let keys = items(16);
+    for number in 0..40 {
+        world.hold(number, &keys);
+    }
+    world.run_for(Duration::from_secs(60));
+    world.run_for(REANNOUNCE * 4);
+    let levels: Vec<u8> = world.nodes[..40]
+        .iter()
+        .flat_map(|node| node.discovery.announced(world.now).items)
+        .map(|(_, level)| level)
+        .collect();
+    let mean = levels.iter().map(|level| f64::from(*level)).sum::<f64>() / levels.len() as f64;
+    assert!(mean > 0.5, "thinned by 2^{mean} only");
+    let (found, _) = world.search(50, &keys);
+    assert_eq!(found.len(), keys.len());
+    assert!(found.values().all(|providers| providers.len() >= 4));
+}
+
+#[test]
+fn a_restarted_node_does_not_say_everything_again() {
+    let mut world = World::new(60);
+    let keys = items(500);
+    world.hold(4, &keys);
+    world.run_for(Duration::from_secs(30));
+    let saved = world.nodes[4].discovery.announced(world.now);
+    assert_eq!(saved.items.len(), 500);
+    let config = DiscoveryConfig { seed: 4, max_contacts: 2048, explores: false };
+    let mut discovery = Discovery::new(config, world.now);
+    discovery.restore(&saved, Duration::from_secs(3600), world.now);
+    for other in 5..40 {
+        discovery.handle_contact(contact(other));
+    }
+    world.nodes[4].discovery = discovery;
+    world.only = Some(4);
+    let before = world.announces;
+    world.hold(4, &keys);
+    world.run_for(Duration::from_secs(3600));
+    assert_eq!(world.announces, before);
+    world.run_for(REANNOUNCE);
+    assert!(world.announces >= before + 64 * REPLICAS);
+}
+
+#[test]
+fn nobody_is_believed_for_a_moment_only() {
+    let mut world = World::new(30);
+    let keys = items(1);
+    assert!(world.search(1, &keys).0.is_empty());
+    let before = world.messages;
+    assert!(world.search(1, &keys).0.is_empty());
+    assert_eq!(world.messages, before, "nobody was asked again at once");
+    world.hold(2, &keys);
+    world.run_for(NOBODY_LIFE + Duration::from_millis(1));
+    assert_eq!(world.search(1, &keys).0.len(), 1);
+}
+
+#[test]
+fn a_provider_that_was_gone_is_left_out_for_a_while() {
+    let mut world = World::new(30);
+    let keys = items(1);
+    world.hold(2, &keys);
+    world.hold(3, &keys);
+    world.run_for(Duration::from_secs(2));
+    world.nodes[1].discovery.handle_provider_gone(NodeId(2), world.now);
+    let (found, _) = world.search(1, &keys);
+    assert_eq!(found[&keys[0]], BTreeSet::from([3]));
+    world.nodes[1].discovery.handle_provider_there(NodeId(2));
+    let (found, _) = world.search(1, &keys);
+    assert_eq!(found[&keys[0]], BTreeSet::from([2, 3]));
+}
+
+#[test]
+fn whoever_crowds_around_a_meeting_point_does_not_hide_it() {
+    let mut world = World::new(1000);
+    let bucket = Bucket::all().next().expect("there are some");
+    let keys: Vec<_> = (0..20).map(|n| key(0, n)).collect();
+    // 45 nodes nearer than anybody honest, known to all, that answer and know nothing.
+    let sybils = (0..45_u64).map(|n| Contact {
+        node: NodeId(1000 + n),
+        position: Position(bucket.position().0 ^ (n + 1)),
+        network: Some(5000 + n),
+    });
+    let sybils: Vec<_> = sybils.collect();
+    for sybil in sybils.iter().copied() {
+        let discovery = Discovery::new(
+            DiscoveryConfig { seed: 0, max_contacts: 10, explores: false },
+            Time::default(),
+        );
+        let providers = Providers::new(ProviderLimits::default());
+        let (dead, lies, received) = (false, true, 0);
+        world.nodes.push(Node { discovery, providers, contact: sybil, dead, lies, received });
+    }
+    for number in 0..1000 {
+        for sybil in &sybils {
+            world.nodes[number].discovery.handle_contact(*sybil);
+        }
+    }
+    world.hold(8, &keys);
+    // From other meeting points it is known how dense the network is.
+    world.hold(8, &items(640)[10..]);
+    world.run_for(Duration::from_secs(20));
+    let mut found = 0;
+    for asker in 100..120 {
+        world.search(asker, &items(64)[1..20]);
+        found += world.search(asker, &keys).0.len();
+    }
+    assert!(found >= 380, "{found} of 400");
+}
