@@ -100,6 +100,18 @@ impl<E> Agenda<E> {
         self.at(self.now.saturating_add(wait), event);
     }
 
+    /// When the next event is.
+    #[must_use]
+    pub fn next_at(&self) -> Option<Nanos> {
+        self.entries.peek().map(|Reverse(entry)| entry.at)
+    }
+
+    /// Lets time pass until a moment before which nothing is to happen.
+    pub fn pass(&mut self, until: Nanos) {
+        debug_assert!(self.next_at().is_none_or(|next| next >= until), "something is to happen");
+        self.now = self.now.max(until);
+    }
+
     /// Moves on to the next event.
     pub fn advance(&mut self) -> Option<E> {
         let Reverse(entry) = self.entries.pop()?;

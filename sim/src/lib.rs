@@ -8,16 +8,18 @@
 //! - [`agenda`], [`random`]: time and chance;
 //! - [`network`], [`message`], [`content`]: links, what is said, what a nar consists of;
 //! - [`ledger`], [`report`], [`plot`], [`trace`]: what came of it;
-//! - [`sweep`]: many seeds.
+//! - [`sweep`]: many seeds;
+//! - [`dht`]: the DHT and announcements, a simulator of its own over the same time and chance.
 //!
-//! Not modelled: octets of pieces (a piece is known by its hash), loss and slow start, the DHT
-//! (peers are found after a while), processor time.
+//! Not modelled: octets of pieces (a piece is known by its hash), loss and slow start, processor
+//! time. In a fetch peers are found after a while; how they are found is what [`dht`] is about.
 
 #![forbid(unsafe_code)]
 
 pub mod agenda;
 pub mod check;
 pub mod content;
+pub mod dht;
 pub mod ledger;
 pub mod machine;
 pub mod message;

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use narswarm_sim::agenda::MILLI;
+use narswarm_sim::dht;
 use narswarm_sim::scenario::{self, MEGABIT, Options, Scenario};
 use narswarm_sim::sweep::{self, Outcome};
 use narswarm_sim::trace::Trace;
@@ -28,6 +29,9 @@ enum Command {
     Run(Run),
     /// Runs a scenario under many seeds
     Many(Many),
+    /// The DHT: who finds whom, with up to a hundred thousand nodes
+    #[command(subcommand)]
+    Dht(dht::command::Command),
 }
 
 #[derive(Debug, Args)]
@@ -136,6 +140,7 @@ fn main() -> Result<ExitCode> {
         Command::List => list(),
         Command::Run(arguments) => run(&arguments),
         Command::Many(arguments) => many(&arguments),
+        Command::Dht(command) => dht::command::perform(&command),
     }
 }
 

@@ -1,0 +1,119 @@
+//! What happens in the network of the DHT.
+
+use super::kad::WalkId;
+use super::table::NodeId;
+
+/// An event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// A node answers within a walk of Kademlia.
+    Answer {
+        /// The walk.
+        walk: WalkId,
+        /// Who answers.
+        node: NodeId,
+        /// Whether a connection was made for it.
+        fresh: bool,
+    },
+    /// A node doesn't answer within a walk of Kademlia.
+    Silence {
+        /// The walk.
+        walk: WalkId,
+        /// Who doesn't.
+        node: NodeId,
+    },
+    /// Two have connected.
+    Met {
+        /// Who called.
+        node: NodeId,
+        /// Whom.
+        other: NodeId,
+    },
+    /// A node fills its table.
+    Refresh {
+        /// Which.
+        node: NodeId,
+    },
+    /// A message of discovery is answered.
+    Reply {
+        /// Which.
+        letter: u32,
+    },
+    /// A message of discovery isn't answered.
+    Failure {
+        /// Which.
+        letter: u32,
+    },
+    /// It is time to ask a node's machine what is to be done.
+    Poll {
+        /// Whose.
+        node: NodeId,
+    },
+    /// A node comes.
+    Come {
+        /// Which.
+        node: NodeId,
+    },
+    /// A node goes.
+    Go {
+        /// Which.
+        node: NodeId,
+    },
+    /// A node wants something.
+    Want {
+        /// Which.
+        node: NodeId,
+    },
+    /// A holder that was asked for an item has answered, or can't be reached.
+    Holder {
+        /// The quest.
+        quest: u32,
+        /// Whose turn in its place.
+        turn: u32,
+        /// Who was asked.
+        node: NodeId,
+        /// Whether it has answered.
+        answers: bool,
+    },
+    /// It is time to ask another holder.
+    Another {
+        /// The quest.
+        quest: u32,
+        /// Whose turn in its place.
+        turn: u32,
+    },
+    /// A quest has taken as long as it may.
+    Deadline {
+        /// The quest.
+        quest: u32,
+        /// Whose turn in its place.
+        turn: u32,
+    },
+    /// A keeper has seen whether somebody who announced is there.
+    Probed {
+        /// Who has looked.
+        keeper: NodeId,
+        /// For whom.
+        other: NodeId,
+        /// Whether it is.
+        there: bool,
+    },
+    /// The measurement begins.
+    Begin,
+    /// A divided network is whole again.
+    Heal,
+    /// New versions are out.
+    Wave {
+        /// The how manieth.
+        number: u32,
+    },
+    /// A node wants a certain item.
+    Crave {
+        /// Which node.
+        node: NodeId,
+        /// Which item.
+        item: u32,
+    },
+    /// Somebody has made something that nobody had before.
+    Novelty,
+}

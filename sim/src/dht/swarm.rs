@@ -1,0 +1,428 @@
+//! A network of nodes that announce and find, each with the very machine of production
+//! (`protocol`'s `Discovery` and `Providers`) over the model of Kademlia.
+//!
+//! It feeds the machines and performs what they want; it decides nothing that they decide.
+
+mod coming;
+mod keeping;
+mod wanting;
+
+use super::catalogue::{Catalogue, ItemId};
+use super::event::Event;
+use super::kad::{Kad, Settings};
+use super::links::{Fate, Links, Nat, Nature};
+use super::population::Habit;
+use super::setup::Setup;
+use super::table::{NodeId, Position};
+use super::tally::Tally;
+use super::terrain::Terrain;
+use crate::agenda::{Agenda, Nanos, SECOND, nanos, time};
+use crate::random::Chance;
+use narswarm_protocol::announce::providers::Providers;
+use narswarm_protocol::announce::{
+    Action, Announced, Bucket, Contact, Discovery, Message, NodeId as Peer, Position as Place,
+    RequestId,
+};
+use wanting::Quest;
+
+/// A message of discovery on its way, whose fate is known.
+#[derive(Debug)]
+struct Letter {
+    from: NodeId,
+    to: NodeId,
+    request: RequestId,
+    bucket: Bucket,
+    message: Message,
+    fresh: bool,
+    /// The sender's session: what comes back to a later one is for nobody.
+    session: u32,
+}
+
+/// What each node is and has.
+#[derive(Debug)]
+struct Node {
+    habit: Habit,
+    /// Its machine, while it is there.
+    discovery: Option<Box<Discovery>>,
+    /// What it keeps for others, there or away.
+    providers: Option<Box<Providers>>,
+    /// What it keeps of its announcements while it is away, and since when.
+    announced: Option<(Announced, Nanos)>,
+    items: Vec<ItemId>,
+    /// Whom its machine believes to be connected.
+    told: Vec<NodeId>,
+    /// When it is polled next.
+    poll_at: Nanos,
+    session: u32,
+    /// Hours by which its day is ahead.
+    zone: u8,
+}
+
+/// See the module.
+pub struct Swarm {
+    /// What the run consists of.
+    pub setup: Setup,
+    /// What is counted.
+    pub tally: Tally,
+    kad: Kad,
+    agenda: Agenda<Event>,
+    nodes: Vec<Node>,
+    networks: Vec<u64>,
+    catalogue: Catalogue,
+    letters: Vec<Option<Letter>>,
+    free_letters: Vec<u32>,
+    quests: Vec<Quest>,
+    free_quests: Vec<u32>,
+    chance: Chance,
+    workload: Chance,
+    measuring: bool,
+    octets_at_begin: Vec<u64>,
+    digest: blake3::Hasher,
+    seed: u64,
+}
+
+/// Octets of a message of discovery and of its answer, but for what is in them.
+const LETTER_OCTETS: u64 = 220;
+/// Octets of a key, and of a node or provider that is named.
+const KEY_OCTETS: u64 = 17;
+const NAMED_OCTETS: u64 = 84;
+
+impl Swarm {
+    /// A run under a seed, at its beginning.
+    #[must_use]
+    pub fn new(setup: Setup, seed: u64) -> Self {
+        let count = setup.nodes as usize;
+        let mut chance = Chance::new(seed, "swarm");
+        let mut positions: Vec<Position> =
+            (0..count).map(|_| chance.between(0, u64::MAX)).collect();
+        let terrain = match setup.uniform {
+            Some(trip) => Terrain::Uniform(trip),
+            None => Terrain::world(count, &mut Chance::new(seed, "terrain")),
+        };
+        let mut networks: Vec<u64> =
+            (0..count).map(|_| chance.between(0, 2 * count as u64)).collect();
+        coming::crowd(&setup, &mut positions, &mut networks);
+        let mut links = Links::new(count, terrain, setup.timing, Chance::new(seed, "links"));
+        links.online.fill(false);
+        let settings = Settings { refresh: setup.refresh, ..Settings::default() };
+        let kad = Kad::new(positions, links, settings, Chance::new(seed, "kad"));
+        let node = |_| Node {
+            habit: Habit::Fixed,
+            discovery: None,
+            providers: None,
+            announced: None,
+            items: Vec::new(),
+            told: Vec::new(),
+            poll_at: Nanos::MAX,
+            session: 0,
+            zone: 0,
+        };
+        let catalogue =
+            Catalogue::new(setup.items, setup.zipf_tenths, &mut Chance::new(seed, "catalogue"));
+        let mut swarm = Self {
+            setup,
+            tally: Tally::default(),
+            kad,
+            agenda: Agenda::default(),
+            nodes: (0..count).map(node).collect(),
+            networks,
+            catalogue,
+            letters: Vec::new(),
+            free_letters: Vec::new(),
+            quests: Vec::new(),
+            free_quests: Vec::new(),
+            chance,
+            workload: Chance::new(seed, "workload"),
+            measuring: false,
+            octets_at_begin: Vec::new(),
+            digest: blake3::Hasher::new(),
+            seed,
+        };
+        swarm.populate();
+        swarm
+    }
+
+    /// Runs to the end.
+    pub fn run(&mut self) {
+        let end = self.setup.warm_up + self.setup.measured;
+        while self.agenda.next_at().is_some_and(|at| at <= end)
+            && let Some(event) = self.agenda.advance()
+        {
+            self.note(event);
+            self.handle(event);
+        }
+        self.agenda.pass(end);
+        self.close();
+    }
+
+    /// BLAKE3 over all events, in hexadecimal: two runs with the same digest did the same.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        self.digest.finalize().to_hex().to_string()
+    }
+
+    fn note(&mut self, event: Event) {
+        let (kind, a, b): (u8, u32, u32) = match event {
+            Event::Answer { walk, node, .. } => (1, walk.at, node),
+            Event::Silence { walk, node } => (2, walk.at, node),
+            Event::Met { node, other } => (3, node, other),
+            Event::Refresh { node } => (4, node, 0),
+            Event::Reply { letter } => (5, letter, 0),
+            Event::Failure { letter } => (6, letter, 0),
+            Event::Poll { node } => (7, node, 0),
+            Event::Come { node } => (8, node, 0),
+            Event::Go { node } => (9, node, 0),
+            Event::Want { node } => (10, node, 0),
+            Event::Holder { quest, node, answers, .. } => (11 + u8::from(answers), quest, node),
+            Event::Another { quest, turn } => (13, quest, turn),
+            Event::Deadline { quest, turn } => (14, quest, turn),
+            Event::Probed { keeper, other, there } => (15 + u8::from(there), keeper, other),
+            Event::Begin => (17, 0, 0),
+            Event::Heal => (18, 0, 0),
+            Event::Wave { number } => (19, number, 0),
+            Event::Crave { node, item } => (20, node, item),
+            Event::Novelty => (21, 0, 0),
+        };
+        self.tally.events += 1;
+        let mut line = [0; 17];
+        line[..8].copy_from_slice(&self.agenda.now().to_le_bytes());
+        line[8] = kind;
+        line[9..13].copy_from_slice(&a.to_le_bytes());
+        line[13..].copy_from_slice(&b.to_le_bytes());
+        self.digest.update(&line);
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Answer { walk, node, fresh } => {
+                let owner = self.kad.owner(walk);
+                let ended = self.kad.answer(walk, node, fresh, &mut self.agenda);
+                if let Some(owner) = owner.filter(|_| fresh) {
+                    self.connected(owner, node);
+                }
+                if let Some(ended) = ended {
+                    self.table_grown(ended.owner);
+                }
+            }
+            Event::Silence { walk, node } => {
+                let ended = self.kad.silence(walk, node, &mut self.agenda);
+                if let Some(ended) = ended {
+                    self.table_grown(ended.owner);
+                }
+            }
+            Event::Met { node, other } => {
+                self.kad.meet(node, other, &mut self.agenda);
+                self.connected(node, other);
+                self.poll(node);
+            }
+            Event::Refresh { node } => drop(self.kad.refresh(node, &mut self.agenda)),
+            Event::Reply { letter } => self.replied(letter),
+            Event::Failure { letter } => self.failed(letter),
+            Event::Poll { node } => {
+                if self.nodes[node as usize].poll_at == self.agenda.now() {
+                    self.nodes[node as usize].poll_at = Nanos::MAX;
+                    self.poll(node);
+                }
+            }
+            Event::Come { node } => self.come(node),
+            Event::Go { node } => self.go(node),
+            Event::Want { node } => self.want_daily(node),
+            Event::Holder { quest, turn, node, answers } => {
+                self.holder(quest, turn, node, answers);
+            }
+            Event::Another { quest, turn } => self.another(quest, turn),
+            Event::Deadline { quest, turn } => self.deadline(quest, turn),
+            Event::Probed { keeper, other, there } => self.probed(keeper, other, there),
+            Event::Begin => self.begin(),
+            Event::Heal => self.kad.links.divided = false,
+            Event::Wave { number } => self.wave(number),
+            Event::Crave { node, item } => self.want(node, item, !self.setup.searches_only()),
+            Event::Novelty => self.novelty(),
+        }
+    }
+
+    fn seconds(&self) -> u32 {
+        (self.agenda.now() / SECOND) as u32
+    }
+
+    fn contact(&self, node: NodeId) -> Contact {
+        Contact {
+            node: Peer(node.into()),
+            position: Place(self.kad.positions[node as usize]),
+            network: Some(self.networks[node as usize]),
+        }
+    }
+
+    /// Two are connected: their machines hear of it, if the other answers questions.
+    fn connected(&mut self, a: NodeId, b: NodeId) {
+        for (node, other) in [(a, b), (b, a)] {
+            if !self.kad.serves(other) {
+                continue;
+            }
+            let contact = self.contact(other);
+            let this = &mut self.nodes[node as usize];
+            if let Some(discovery) = &mut this.discovery {
+                discovery.handle_contact(contact);
+                discovery.handle_connected(contact.node, true);
+                if !this.told.contains(&other) {
+                    this.told.push(other);
+                }
+            }
+        }
+    }
+
+    /// A walk to fill the table has ended: the machine hears of those in it.
+    fn table_grown(&mut self, node: NodeId) {
+        let known: Vec<NodeId> = self.kad.closest.iter().map(|&(_, node)| node).collect();
+        for other in known {
+            let contact = self.contact(other);
+            if let Some(discovery) = &mut self.nodes[node as usize].discovery {
+                discovery.handle_contact(contact);
+            }
+        }
+        self.poll(node);
+    }
+
+    /// Tells the machine which connections have been closed since.
+    fn tell_closed(&mut self, node: NodeId) {
+        let seconds = self.seconds();
+        let this = &mut self.nodes[node as usize];
+        let Some(discovery) = &mut this.discovery else { return };
+        let links = &self.kad.links;
+        this.told.retain(|&other| {
+            let connected = links.connected(node, other, seconds);
+            if !connected {
+                discovery.handle_connected(Peer(other.into()), false);
+            }
+            connected
+        });
+    }
+
+    /// Performs what a node's machine wants, and plans when to ask it again.
+    fn poll(&mut self, node: NodeId) {
+        let now = self.agenda.now();
+        self.tell_closed(node);
+        loop {
+            let this = &mut self.nodes[node as usize];
+            let Some(discovery) = &mut this.discovery else { return };
+            match discovery.poll_action(time(now)) {
+                Some(Action::Ask { request, node: to, bucket, message }) => {
+                    self.send(node, to, request, bucket, message);
+                }
+                Some(Action::Found(found)) => self.found(node, &found),
+                Some(Action::Done(search)) => self.done(search),
+                None => break,
+            }
+        }
+        let this = &mut self.nodes[node as usize];
+        let Some(discovery) = &this.discovery else { return };
+        if let Some(at) = discovery.poll_timeout(time(now)) {
+            // A millisecond is as fine as the timers of production.
+            let at = nanos(at).max(now + crate::agenda::MILLI);
+            if at < this.poll_at || this.poll_at <= now {
+                this.poll_at = at;
+                self.agenda.at(at, Event::Poll { node });
+            }
+        }
+    }
+
+    fn send(
+        &mut self,
+        from: NodeId,
+        to: Peer,
+        request: RequestId,
+        bucket: Bucket,
+        message: Message,
+    ) {
+        let now = self.agenda.now();
+        self.tally.letter(&message, self.measuring);
+        self.kad.messages[from as usize] += 1;
+        let session = self.nodes[from as usize].session;
+        let known = NodeId::try_from(to.0).ok().filter(|&to| to < self.setup.nodes);
+        // Whoever doesn't exist is dialled in vain.
+        let (to, fate) = match known {
+            Some(to) => (to, self.kad.links.ask(now, from, to, false)),
+            None => (from, Fate::Nothing { after: self.setup.timing.dial_timeout }),
+        };
+        let fresh = matches!(fate, Fate::Answer { fresh: true, .. });
+        let letter = Letter { from, to, request, bucket, message, fresh, session };
+        let at = match self.free_letters.pop() {
+            Some(at) => {
+                self.letters[at as usize] = Some(letter);
+                at
+            }
+            None => {
+                self.letters.push(Some(letter));
+                self.letters.len() as u32 - 1
+            }
+        };
+        match fate {
+            Fate::Answer { after, .. } => self.agenda.after(after, Event::Reply { letter: at }),
+            Fate::Nothing { after } => {
+                // Production gives a message as long, in `docs/protocol.md`.
+                let after = after.min(self.setup.timing.ask_timeout);
+                self.agenda.after(after, Event::Failure { letter: at });
+            }
+        }
+    }
+
+    fn take_letter(&mut self, letter: u32) -> Option<Letter> {
+        let taken = self.letters[letter as usize].take();
+        self.free_letters.push(letter);
+        taken.filter(|letter| self.nodes[letter.from as usize].session == letter.session)
+    }
+
+    fn replied(&mut self, letter: u32) {
+        let Some(letter) = self.take_letter(letter) else { return };
+        let links = &self.kad.links;
+        let there = links.online[letter.to as usize] && links.joined(letter.from, letter.to);
+        if !there {
+            return self.unanswered(&letter);
+        }
+        if letter.fresh {
+            self.kad.meet(letter.from, letter.to, &mut self.agenda);
+            self.connected(letter.from, letter.to);
+        }
+        let reply = self.answer(&letter);
+        let keys = match &letter.message {
+            Message::Look => 0,
+            Message::Announce { keys } | Message::Withdraw { keys } | Message::Find { keys } => {
+                keys.len()
+            }
+        };
+        let named = reply.nearer.len() + reply.providers.len().min(64);
+        let octets = LETTER_OCTETS + KEY_OCTETS * keys as u64 + NAMED_OCTETS * named as u64;
+        self.kad.links.count(letter.from, letter.to, octets);
+        self.kad.messages[letter.to as usize] += 1;
+        let now = time(self.agenda.now());
+        if let Some(discovery) = &mut self.nodes[letter.from as usize].discovery {
+            discovery.handle_reply(letter.request, &reply, now);
+        }
+        self.poll(letter.from);
+    }
+
+    fn failed(&mut self, letter: u32) {
+        if let Some(letter) = self.take_letter(letter) {
+            self.unanswered(&letter);
+        }
+    }
+
+    fn unanswered(&mut self, letter: &Letter) {
+        self.kad.unreached(letter.from, letter.to);
+        let now = time(self.agenda.now());
+        if let Some(discovery) = &mut self.nodes[letter.from as usize].discovery {
+            discovery.handle_failure(letter.request, now);
+        }
+        self.poll(letter.from);
+    }
+
+    fn honest(&self, node: NodeId) -> bool {
+        self.kad.links.nature[node as usize] == Nature::Honest
+    }
+
+    /// How many nodes answer questions and are there.
+    fn serving(&self) -> usize {
+        let links = &self.kad.links;
+        links.online.iter().zip(&links.nat).filter(|(on, nat)| **on && **nat == Nat::Open).count()
+    }
+}
