@@ -47,7 +47,7 @@ fn peers_give_most_of_what_they_could_while_they_come_and_go() {
 #[test]
 fn what_is_demanded_and_not_kept_is_noticed() {
     let impossible = Demands { p50_ms: Some(1), success: Some(1001), ..Demands::default() };
-    let strict = Scenario { demands: impossible, ..*named("lookups") };
+    let strict = named("lookups").demanding(impossible);
     let ran = command::run(&strict, SMALL, 1);
     assert_eq!(ran.violations.len(), 2, "{:?}", ran.violations);
 }

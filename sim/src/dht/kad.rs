@@ -317,7 +317,7 @@ impl Kad {
         loop {
             let slot = &mut self.slots[id.at as usize];
             let late = now - slot.began >= self.settings.walk_timeout;
-            let next = if late { Next::Done } else { slot.walk.next() };
+            let next = if late { Next::Done } else { slot.walk.proceed() };
             let owner = slot.walk.owner;
             match next {
                 Next::Ask(node) => {
@@ -390,7 +390,7 @@ impl Kad {
         agenda: &mut Agenda<Event>,
     ) -> Option<Ended> {
         let now = agenda.now();
-        let Some(slot) = self.slot(id) else { return None };
+        let slot = self.slot(id)?;
         let (owner, target) = (slot.walk.owner, slot.walk.target);
         if !self.links.online[owner as usize] {
             self.abandon(id);
@@ -445,7 +445,7 @@ impl Kad {
         agenda: &mut Agenda<Event>,
     ) -> Option<Ended> {
         let distance = self.positions[node as usize];
-        let Some(slot) = self.slot(id) else { return None };
+        let slot = self.slot(id)?;
         let (owner, target) = (slot.walk.owner, slot.walk.target);
         slot.walk.failed(node, distance ^ target);
         self.unreached(owner, node);

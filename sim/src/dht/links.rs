@@ -225,17 +225,16 @@ impl Links {
         let timing = self.timing;
         let there = self.online[to as usize] && self.joined(from, to);
         let mut after = 0;
-        let fresh;
-        if self.connected(from, to, seconds) {
+        let fresh = if self.connected(from, to, seconds) {
             if !there {
                 self.links[from as usize].retain(|link| link.peer != to);
                 return Fate::Nothing { after: timing.ask_timeout };
             }
             // It has come back meanwhile, and knows nothing of the connection.
-            fresh = !self.connected(to, from, seconds);
+            !self.connected(to, from, seconds)
         } else {
-            fresh = true;
-        }
+            true
+        };
         if fresh {
             let nat = self.nat[to as usize];
             if !there || (nat != Nat::Open && !holder) {

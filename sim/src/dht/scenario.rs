@@ -40,6 +40,12 @@ impl Scenario {
             ..setup
         }
     }
+
+    /// The same, but with other demands: for finding out whether they are checked.
+    #[must_use]
+    pub fn demanding(&self, demands: Demands) -> Self {
+        Self { demands, ..*self }
+    }
 }
 
 /// How often Kademlia's table is refreshed: what idle nodes can afford. Production does it every half

@@ -184,7 +184,7 @@ impl Walk {
     }
 
     /// What to do now; to be asked again until it says to wait or that it is over.
-    pub fn next(&mut self) -> Next {
+    pub fn proceed(&mut self) -> Next {
         let next =
             if self.ways == 1 { self.paths[0].next(self.wanted) } else { self.next_of_all() };
         if matches!(next, Next::Ask(_)) {
@@ -287,7 +287,7 @@ mod tests {
         walk.begin(0, target, BUCKET, disjoint, &all[300..320]);
         let mut under_way = std::collections::VecDeque::new();
         loop {
-            match walk.next() {
+            match walk.proceed() {
                 Next::Ask(node) => under_way.push_back(node),
                 Next::Wait => {
                     let node = under_way.pop_front().expect("somebody is waited for");

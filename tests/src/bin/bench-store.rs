@@ -256,7 +256,7 @@ fn answers(
     questions: &Questions,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let data = DataDir::open(&stage.path("node-0"))?;
+    let data = DataDir::open(stage.path("node-0"))?;
     let store = Arc::new(Store::open(&data, &StoreConfig::default())?);
     let policy = Policy::new(&[], &["excluded-*".to_owned()])?;
     let config = EngineConfig {

@@ -67,8 +67,11 @@ fn main() -> anyhow::Result<ExitCode> {
     Ok(if within { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// A figure, by its name.
+type Figure = (&'static str, fn(&Measured) -> f64);
+
 /// What is compared.
-const WHAT: &[(&str, fn(&Measured) -> f64)] = &[
+const WHAT: &[Figure] = &[
     ("nodes in a table", |m| m.table),
     ("connections a node a minute, idle", |m| m.connects),
     ("questions of a lookup", |m| m.asked),
