@@ -38,8 +38,8 @@ use crate::http::{
 };
 use crate::metrics::Metrics;
 use crate::net::{Held, Net, NetEvent};
-use crate::store::{Store, StoreError};
-use crate::system_store::{Policy, SystemStore, SystemStoreConfig, SystemStoreError};
+use crate::store::Store;
+use crate::system_store::{Policy, SystemStore};
 use crate::upstream::Upstreams;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -229,54 +229,6 @@ impl Engine {
         if self.inner.net.set(net).is_err() {
             warn!("the network was set twice; the first one stays");
         }
-    }
-
-    /// Begins to share the system's store, once; call it when the network is there. Blocks while
-    /// the database is read.
-    ///
-    /// # Errors
-    /// When the store can't be read.
-    pub fn share_store(
-        &self,
-        config: SystemStoreConfig,
-        runtime: tokio::runtime::Handle,
-    ) -> Result<(), SystemStoreError> {
-        let outside = own_store::Surroundings::new(&self.inner, Some(runtime));
-        let store = SystemStore::start(config, Arc::new(outside))?;
-        if self.inner.own_store.set(store).is_err() {
-            warn!("the store was shared twice; the first time counts");
-        }
-        Ok(())
-    }
-
-    /// Recalls what of the system's store was shared when this node last ran and still can be;
-    /// blocking.
-    ///
-    /// # Errors
-    /// When the store can't be read.
-    pub fn recall_store(&self, config: SystemStoreConfig) -> Result<(), SystemStoreError> {
-        let outside = own_store::Surroundings::new(&self.inner, None);
-        let store = SystemStore::recall(config, Arc::new(outside))?;
-        let _ = self.inner.own_store.set(store);
-        Ok(())
-    }
-
-    /// The system's store, if it is shared.
-    #[must_use]
-    pub fn own_store(&self) -> Option<&SystemStore> {
-        self.inner.own_store.get()
-    }
-
-    /// Gives to `tell`, page by page, everything that others can learn of what this node has;
-    /// blocking. Ends early when `tell` says no.
-    ///
-    /// # Errors
-    /// Failures of the disk.
-    pub fn list_shared(
-        &self,
-        tell: impl FnMut(Vec<SharedEntry>) -> bool,
-    ) -> Result<(), StoreError> {
-        shared::list(&self.inner, tell)
     }
 
     /// Notes where the shim listens, for the status report.
@@ -506,6 +458,7 @@ impl Backend for Engine {
                 keys: inner.acl.load().len() as u64,
                 problem: inner.acl_problem.lock().clone(),
             },
+            store: inner.own_store.get().map(|store| own_store::progress(&store.survey())),
         }
     }
 }

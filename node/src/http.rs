@@ -38,6 +38,7 @@ pub use range::ByteRange;
 pub use server::{ServeError, raise_descriptor_limit, serve};
 pub use status::{
     AclStatus, ByteCounts, FetchStatus, ItemCounts, PeerCounts, RequestCounts, StatusReport,
+    StoreProgress,
 };
 
 use serde::{Deserialize, Serialize};

@@ -97,6 +97,18 @@ fn describe(report: &StatusReport) -> String {
     if let Some(problem) = &report.acl.problem {
         lines.push(format!("KEYS             the last good ones are used: {problem}"));
     }
+    if let Some(store) = &report.store {
+        let mut line = format!(
+            "store            {} of {} items shared ({})",
+            store.shared,
+            store.items,
+            mib(store.shared_bytes)
+        );
+        if store.waiting > 0 {
+            line += &format!(", {} to be hashed ({})", store.waiting, mib(store.waiting_bytes));
+        }
+        lines.push(line);
+    }
     lines.extend(report.listen.iter().map(|address| format!("listening on     {address}")));
     for fetch in &report.fetches {
         let percent = 100 * fetch.done_bytes / fetch.total_bytes.max(1);

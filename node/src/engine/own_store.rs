@@ -2,8 +2,12 @@
 //! others, and whom to tell what is shared.
 
 use super::resolve::{self, Heard};
-use super::{Inner, announce};
-use crate::system_store::{Answer, Outside, Signed};
+use super::{Engine, Inner, SharedEntry, announce, shared};
+use crate::http::StoreProgress;
+use crate::store::StoreError;
+use crate::system_store::{
+    Answer, Outside, Signed, Survey, SystemStore, SystemStoreConfig, SystemStoreError,
+};
 use crate::upstream::NarinfoReply;
 use bytes::Bytes;
 use narswarm_protocol::fetch::UpstreamMode;
@@ -15,6 +19,56 @@ use std::sync::{Arc, Weak, mpsc};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tracing::warn;
+
+impl Engine {
+    /// Begins to share the system's store, once; call it when the network is there. Blocks while
+    /// the database is read.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub fn share_store(
+        &self,
+        config: SystemStoreConfig,
+        runtime: Handle,
+    ) -> Result<(), SystemStoreError> {
+        let outside = Surroundings::new(&self.inner, Some(runtime));
+        let store = SystemStore::start(config, Arc::new(outside))?;
+        if self.inner.own_store.set(store).is_err() {
+            warn!("the store was shared twice; the first time counts");
+        }
+        Ok(())
+    }
+
+    /// Recalls what of the system's store was shared when this node last ran and still can be;
+    /// blocking.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub fn recall_store(&self, config: SystemStoreConfig) -> Result<(), SystemStoreError> {
+        let outside = Surroundings::new(&self.inner, None);
+        let store = SystemStore::recall(config, Arc::new(outside))?;
+        let _ = self.inner.own_store.set(store);
+        Ok(())
+    }
+
+    /// The system's store, if it is shared.
+    #[must_use]
+    pub fn own_store(&self) -> Option<&SystemStore> {
+        self.inner.own_store.get()
+    }
+
+    /// Gives to `tell`, page by page, everything that others can learn of what this node has;
+    /// blocking. Ends early when `tell` says no.
+    ///
+    /// # Errors
+    /// Failures of the disk.
+    pub fn list_shared(
+        &self,
+        tell: impl FnMut(Vec<SharedEntry>) -> bool,
+    ) -> Result<(), StoreError> {
+        shared::list(&self.inner, tell)
+    }
+}
 
 /// The engine, as the system's store sees it. Doesn't keep it alive.
 pub(super) struct Surroundings {
@@ -100,6 +154,21 @@ impl Outside for Surroundings {
     fn gone(&self, items: Vec<StoreHash>) {
         let (Some(inner), Some(runtime)) = (self.inner.upgrade(), &self.runtime) else { return };
         runtime.spawn(async move { announce::withdraw(&inner, items).await });
+    }
+}
+
+/// How far the store is looked through, for the status report.
+pub(super) fn progress(survey: &Survey) -> StoreProgress {
+    StoreProgress {
+        items: survey.items,
+        hidden: survey.hidden,
+        unsigned: survey.unsigned,
+        different: survey.different,
+        shared: survey.shared,
+        shared_bytes: survey.shared_bytes,
+        waiting: survey.waiting,
+        waiting_bytes: survey.waiting_bytes,
+        hashed_bytes: survey.hashed_bytes,
     }
 }
 

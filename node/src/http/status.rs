@@ -36,6 +36,9 @@ pub struct StatusReport {
     /// Whose signatures are believed.
     #[serde(default)]
     pub acl: AclStatus,
+    /// How far the system's store is looked through; absent where it isn't shared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreProgress>,
 }
 
 /// The keys that are believed.
@@ -45,6 +48,29 @@ pub struct AclStatus {
     pub keys: u64,
     /// Why the files with the keys can't be used as they are now, so that the last good ones count.
     pub problem: Option<String>,
+}
+
+/// How far the system's store is looked through.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreProgress {
+    /// Valid items that may be shared by the policy.
+    pub items: u64,
+    /// Items that the policy keeps from others.
+    pub hidden: u64,
+    /// Of which no believed narinfo is known: built here, or not looked up yet.
+    pub unsigned: u64,
+    /// Of which what is signed is other content.
+    pub different: u64,
+    /// That are shared.
+    pub shared: u64,
+    /// Bytes of their nars.
+    pub shared_bytes: u64,
+    /// That wait to be hashed.
+    pub waiting: u64,
+    /// Bytes of their nars.
+    pub waiting_bytes: u64,
+    /// Bytes of nars hashed since the start.
+    pub hashed_bytes: u64,
 }
 
 /// How many peers there are.

@@ -66,3 +66,18 @@ pub enum SystemStoreError {
         source: globset::Error,
     },
 }
+
+impl SystemStoreError {
+    /// Whether this says nothing of the item: the machine is short of something for a moment.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        use rustix::io::Errno;
+        let short = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR];
+        let code = match self {
+            Self::Memory { .. } | Self::Busy { .. } => return true,
+            Self::Io { source, .. } => source.raw_os_error(),
+            _ => None,
+        };
+        code.is_some_and(|code| short.iter().any(|errno| errno.raw_os_error() == code))
+    }
+}

@@ -56,6 +56,7 @@ pub struct Table {
     entries: HashMap<i64, Entry>,
     by_item: HashMap<StoreHash, i64>,
     hidden: HashMap<StoreHash, Row>,
+    hidden_ids: HashMap<i64, StoreHash>,
     /// To be looked for nearby.
     near: VecDeque<i64>,
     /// To be looked for far away, from when on.
@@ -69,6 +70,7 @@ impl Table {
     /// An item has come; `allowed` by the policy, or to be hidden.
     pub fn insert(&mut self, row: Row, allowed: bool) {
         if !allowed {
+            self.hidden_ids.insert(row.id, row.item.hash());
             self.hidden.insert(row.item.hash(), row);
             return;
         }
@@ -83,7 +85,11 @@ impl Table {
     /// An item has gone. Its name, if it isn't there under another number.
     pub fn remove(&mut self, id: i64) -> Option<ItemName> {
         let Some(entry) = self.entries.remove(&id) else {
-            self.hidden.retain(|_, row| row.id != id);
+            if let Some(item) = self.hidden_ids.remove(&id)
+                && self.hidden.get(&item).is_some_and(|row| row.id == id)
+            {
+                self.hidden.remove(&item);
+            }
             return None;
         };
         self.leave(id, entry.state);
@@ -105,6 +111,7 @@ impl Table {
     pub fn reveal(&mut self, item: &StoreHash, allowed: impl Fn(&ItemName) -> bool) -> bool {
         match self.hidden.remove(item) {
             Some(row) if allowed(&row.item) => {
+                self.hidden_ids.remove(&row.id);
                 self.insert(row, true);
                 true
             }

@@ -6,10 +6,12 @@
 
 use super::error::SystemStoreError;
 use narswarm_protocol::nar::{FileId, Layout, LayoutBuilder, Node, Part};
+use rustix::buffer::spare_capacity;
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::fs::{self, DirEntry, File, Metadata, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::ops::Range;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -116,18 +118,23 @@ impl TreeReader {
         range: Range<u64>,
         octets: &mut Vec<u8>,
     ) -> io::Result<()> {
-        let (mut file, is_new) = match self.last.take() {
-            Some((last, file)) if last == id => (file, false),
-            _ => (self.open(layout, id)?, true),
+        let file = match self.last.take() {
+            Some((last, file)) if last == id => file,
+            _ => self.open(layout, id)?,
         };
-        if !is_new || range.start > 0 {
-            file.seek(SeekFrom::Start(range.start))?;
+        // Into the room that is left for the rest of the range: mostly one system call, which may
+        // read on past what is wanted.
+        let wanted = (range.end - range.start) as usize;
+        let begin = octets.len();
+        while octets.len() - begin < wanted {
+            let at = range.start + (octets.len() - begin) as u64;
+            match rustix::io::pread(&file, spare_capacity(octets), at) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
-        let wanted = range.end - range.start;
-        let read = (&file).take(wanted).read_to_end(octets)?;
-        if read as u64 != wanted {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
+        octets.truncate(begin + wanted);
         self.last = Some((id, file));
         Ok(())
     }

@@ -35,7 +35,7 @@ impl TreeNar {
                 let readers = Mutex::default();
                 Some(Self { item, layout, list, readers, store: store.clone() })
             }
-            Err(error @ SystemStoreError::Memory { .. }) => {
+            Err(error) if error.is_passing() => {
                 warn!("{error}");
                 None
             }
@@ -103,7 +103,9 @@ impl TreeNar {
                 Ok(octets)
             }
             Err(error) => {
-                self.store.suspect(&self.item, &error);
+                if !error.is_passing() {
+                    self.store.suspect(&self.item, &error);
+                }
                 Err(error)
             }
         }

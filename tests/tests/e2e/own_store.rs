@@ -1,7 +1,17 @@
 //! A machine's own store, shared without a copy: what is public comes out of it, octet for octet,
 //! and nothing else does, whatever happens to it meanwhile.
 
-use narswarm_node::engine::{NarPlace, SharedEntry};
+use bytes::Bytes;
+use libp2p::PeerId;
+use narswarm_node::config::{Role, Share};
+use narswarm_node::engine::{Engine, EngineConfig, NarPlace, SharedEntry};
+use narswarm_node::metrics::Metrics;
+use narswarm_node::store::{DataDir, Store, StoreConfig};
+use narswarm_node::system_store::{Policy, SystemStoreConfig};
+use narswarm_protocol::fetch::UpstreamMode;
+use narswarm_protocol::hash::NarHash;
+use narswarm_protocol::store_path::StoreHash;
+use narswarm_protocol::voucher::VoucherSigner;
 use narswarm_tests::harness::guix::Guix;
 use narswarm_tests::harness::guix_store::GuixStore;
 use narswarm_tests::harness::holding::{Holding, nar_hash};
@@ -14,6 +24,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::sync::Arc;
 use tokio::io::AsyncReadExt;
 
 /// A package of some files, one of `large` octets.
@@ -265,4 +276,60 @@ async fn a_user_who_may_only_read_shares_all_the_same() {
         .filter(|file| std::os::unix::fs::MetadataExt::uid(file) == NOBODY)
         .collect();
     assert!(left.is_empty(), "nothing was written beside the database");
+}
+
+/// What is private, excluded or nowhere is answered for with the same octets.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_about_what_is_not_public_are_the_same_to_the_bit() {
+    let stage = Stage::new();
+    let store = GuixStore::create(stage.path("guix"), 7);
+    let public = store.add("public", |path| package(path, 1000));
+    let private = store.add("private", |path| package(path, 2000));
+    let excluded = store.add("excluded-1", |path| package(path, 3000));
+    for holding in [&public, &excluded] {
+        store.cache_narinfo(holding);
+    }
+    let data = DataDir::open(&stage.path("a")).expect("a data directory");
+    let kept = Arc::new(Store::open(&data, &StoreConfig::default()).expect("a store"));
+    let policy = Policy::new(&[], &["excluded-*".to_owned()]).expect("patterns");
+    let config = EngineConfig {
+        role: Role::Workstation,
+        share: Share::Public,
+        policy: policy.clone(),
+        upstream_mode: UpstreamMode::SwarmOnly,
+        store_dir: store.dir().display().to_string(),
+        expects_peers: false,
+        voucher_signer: VoucherSigner::new(&[1; 32]),
+        voucher_keys: Vec::new(),
+    };
+    // What is excluded has been looked up by guix, and so is at hand.
+    let narinfo = Bytes::copy_from_slice(excluded.narinfo.original());
+    let entry = (excluded.narinfo.item().hash(), excluded.narinfo.nar_hash(), narinfo);
+    kept.put_narinfos(&[entry]).expect("kept");
+    let engine = Engine::new(config, kept, None, store.acl(), Arc::new(Metrics::new()));
+    let own_store = SystemStoreConfig {
+        store: store.dir(),
+        database: store.database(),
+        guix_cache: stage.path("guix/cache"),
+        data_dir: data.path().to_owned(),
+        policy,
+        fetched_only: false,
+        lookups_per_minute: 0,
+    };
+    engine.share_store(own_store, tokio::runtime::Handle::current()).expect("shared");
+    let shared = || engine.own_store().expect("a store").survey().shared == 1;
+    until("the store to be shared", async || shared()).await;
+    let (responder, peer) = (engine.responder(), PeerId::random());
+    let ask = |hash: StoreHash, nar: NarHash| {
+        let answers = responder.query(&[hash]).into_iter().map(|held| held.is_some()).collect();
+        (answers, responder.open(peer, &nar).is_some())
+    };
+    let of = |holding: &Holding| ask(holding.narinfo.item().hash(), holding.narinfo.nar_hash());
+    assert_eq!(of(&public), (vec![true], true));
+    let nobody_has: (Vec<bool>, bool) = ask(StoreHash([9; 20]), NarHash([9; 32]));
+    assert_eq!(nobody_has, (vec![false], false));
+    // `None` is encoded without a word of what it is about.
+    assert_eq!(of(&private), nobody_has);
+    assert_eq!(of(&excluded), nobody_has);
+    engine.own_store().expect("a store").stop();
 }
