@@ -80,7 +80,7 @@ async fn fetch(address: Multiaddr) -> Result<()> {
     let Some(Protocol::P2p(peer)) = address.iter().last() else { bail!("no peer id") };
     let net = start(vec![]).await?;
     net.learn(peer, [address]);
-    let (mut requests, mut responses) = net.open_fetch(peer).await?;
+    let (requests, mut responses) = net.open_fetch(peer).await?;
     let pieces = PieceLayout::new(NAR_SIZE).context("layout")?.piece_count();
     let (mut octets, mut first) = (0u64, None);
     let begin = Instant::now();

@@ -3,6 +3,7 @@
 //!
 //! - `resolve`: from store hashes to signed narinfos;
 //! - `fetches`, `fetch`, `event`, `sources`, `sink`, `progress`: from a narinfo to its nar;
+//! - `ahead`: small nars that are fetched before they are asked for;
 //! - `body`, `files`: nars, and files out of them, on their way to HTTP clients;
 //! - `serve`: what other peers get;
 //! - `shared`: what others can learn, told to the owner;
@@ -11,6 +12,7 @@
 //! - `own_store`: what the system's store asks of the rest;
 //! - [`mirror`]: taking in static mirrors.
 
+mod ahead;
 mod announce;
 mod body;
 mod event;
@@ -139,6 +141,9 @@ struct Inner {
     misses: Cache<StoreHash, ()>,
     pending: Mutex<HashMap<StoreHash, Pending>>,
     holders: Cache<StoreHash, Arc<Vec<Holder>>>,
+    /// Items about which peers were asked although their narinfos are at hand.
+    asked_about: Cache<StoreHash, ()>,
+    ahead: ahead::Ahead,
     fetches: Mutex<HashMap<NarHash, Fetching>>,
     /// Told when a fetch has ended and left its place to another.
     place_left: Notify,
@@ -200,6 +205,11 @@ impl Engine {
                 .max_capacity(limits::MAX_REMEMBERED)
                 .time_to_live(limits::HOLDER_LIFE)
                 .build(),
+            asked_about: Cache::builder()
+                .max_capacity(limits::MAX_REMEMBERED)
+                .time_to_live(limits::ASK_ABOUT_AGAIN_AFTER)
+                .build(),
+            ahead: ahead::Ahead::default(),
             fetches: Mutex::default(),
             place_left: Notify::new(),
             condemned: Cache::builder()
@@ -395,6 +405,7 @@ impl Inner {
 #[async_trait]
 impl Backend for Engine {
     fn resolve(&self, hashes: &[StoreHash]) -> Vec<BoxFuture<'static, NarinfoAnswer>> {
+        self.inner.note_listed(hashes);
         resolve::resolve(&self.inner, hashes)
     }
 

@@ -60,6 +60,8 @@ pub struct Metrics {
     pub peers_connected: Gauge,
     /// What failed to verify, by kind.
     pub verification_failures: Family<VerificationLabels, Counter>,
+    /// Requests for nars that were fetched ahead, or were on their way.
+    pub nars_read_ahead: Counter,
     /// Fetches that ended, by outcome.
     pub fetches: Family<FetchLabels, Counter>,
     /// Keys whose signatures are believed.
@@ -177,6 +179,7 @@ impl Metrics {
             http_responses: Family::default(),
             peers_connected: Gauge::default(),
             verification_failures: Family::default(),
+            nars_read_ahead: Counter::default(),
             fetches: Family::default(),
             acl_keys: Gauge::default(),
             acl_is_stale: Gauge::default(),
@@ -248,6 +251,11 @@ impl Metrics {
             "verification_failures",
             "What failed to verify",
             self.verification_failures.clone(),
+        );
+        r.register(
+            "nars_read_ahead",
+            "Requests for nars that were fetched before they were asked for, or were on their way",
+            self.nars_read_ahead.clone(),
         );
         r.register("fetches", "Fetches that ended", self.fetches.clone());
         r.register("acl_keys", "Keys whose signatures are believed", self.acl_keys.clone());

@@ -51,7 +51,7 @@ pub use responder::{Held, Responder, ServedNar};
 pub use routing::records::ProviderRecords;
 pub use routing::{Provider, ProviderKey, Routing, RoutingError};
 pub use streams::Counters as StreamCounters;
-pub use transfer::{FetchRequests, FetchResponses};
+pub use transfer::{FetchRequests, FetchResponses, NarResponses};
 pub use transport::{SetupError, build as build_transport};
 
 use crate::rate::DownloadLimit;
@@ -70,7 +70,7 @@ use reach::upkeep::Reaching;
 use routing::diversity::Diversity;
 use routing::kad::{KadRouting, Lookups};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::{Duration, Instant};
 use streams::Control;
 use swarm::{Command, Task, View};
@@ -98,6 +98,7 @@ struct Inner {
     timing: NetTiming,
     download: DownloadLimit,
     buffers: transfer::Buffers,
+    shared: transfer::SharedSessions,
     server: Arc<serve::Server>,
     routing: Arc<KadRouting>,
     commands: mpsc::Sender<Command>,
@@ -168,6 +169,7 @@ impl Net {
             timing,
             download,
             buffers: transfer::Buffers::default(),
+            shared: transfer::SharedSessions::default(),
             server,
             routing,
             commands,
@@ -265,6 +267,27 @@ impl Net {
     #[must_use]
     pub fn buffers(&self) -> &transfer::Buffers {
         &self.0.buffers
+    }
+
+    /// As [`Net::open_fetch`], for one nar. A `small` one goes into the session that is open with
+    /// this peer for such, if it has room: many nars then take one stream and one round trip.
+    ///
+    /// # Errors
+    /// See [`PeerError`].
+    pub async fn open_nar(
+        &self,
+        peer: PeerId,
+        small: bool,
+        received: &Arc<AtomicU64>,
+    ) -> Result<(FetchRequests, NarResponses), PeerError> {
+        if small {
+            self.refuse_banned(peer)?;
+            if let Some((requests, slot)) = self.0.shared.join(peer, self.open_fetch(peer)).await? {
+                return Ok((requests, NarResponses::Shared(slot)));
+            }
+        }
+        let (requests, responses) = self.open_fetch(peer).await?;
+        Ok((requests, NarResponses::Own(responses.counting(received.clone()).telling_of_begun())))
     }
 
     /// Who holds what, by the DHT.

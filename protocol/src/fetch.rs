@@ -183,6 +183,19 @@ impl Fetch {
         self.actions.pop_front()
     }
 
+    /// Swarm and upstream share the work in another way from now on: somebody has asked for what
+    /// was fetched ahead from peers alone.
+    pub fn handle_mode(&mut self, mode: UpstreamMode, now: Time) {
+        self.mode = mode;
+        if mode != UpstreamMode::SwarmOnly {
+            self.upstream.allow();
+        }
+        if matches!(mode, UpstreamMode::Race | UpstreamMode::UpstreamOnly) && !self.ended {
+            self.start_upstream(now);
+        }
+        self.schedule(now);
+    }
+
     /// A peer is said to hold the nar, or part of it.
     pub fn handle_peer(&mut self, source: SourceId, hint: PeerHint, now: Time) {
         let unwelcome = self.ended

@@ -14,9 +14,9 @@
 //! - entry and discovery: [`seed_list`] (signed addresses of entry nodes), [`dht_size`] (how many
 //!   nodes there are), [`provider_key`] (where holders are looked up);
 //! - conversation: [`wire`] (messages between peers);
-//! - decisions: [`fetch`] (whom to ask for which piece, and what to do when it goes wrong), [`upload`]
-//!   (who is given which piece next), [`announce`] (what is told to whom, and whom to ask who holds
-//!   what);
+//! - decisions: [`fetch`] (whom to ask for which piece, and what to do when it goes wrong),
+//!   [`read_ahead`] (which nars to fetch before they are asked for), [`upload`] (who is given which
+//!   piece next), [`announce`] (what is told to whom, and whom to ask who holds what);
 //! - [`limits`]: every bound, with its reason.
 
 #![forbid(unsafe_code)]
@@ -34,6 +34,7 @@ pub mod narinfo;
 pub mod piece;
 pub mod piece_set;
 pub mod provider_key;
+pub mod read_ahead;
 pub mod seed_list;
 pub mod sexp;
 pub mod signature;

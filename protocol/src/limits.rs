@@ -130,6 +130,48 @@ pub const FETCH_MEMORY_BYTES: usize = 8 << 20;
 /// of the largest common pieces (1 MiB) each while others wait to be written, whatever the number
 /// of sources. Incompressible ones take twice that, with the frames that they came as.
 pub const FETCH_PIPELINE_BYTES: usize = 4 << 20;
+
+/// Nars up to this size are small, as most are: many of them share a session with a peer, and they
+/// are fetched before they are asked for. Two pieces at most, so that none is long in the way of
+/// another.
+pub const SMALL_NAR_BYTES: u64 = 512 * 1024;
+
+/// Items that a client may ask for next, since it asked for their narinfos: two of guix's batches.
+pub const MAX_LISTED_ITEMS: usize = 2048;
+
+/// How long a client is expected to ask for what it has asked the narinfo of: what a command
+/// downloads mostly comes within minutes.
+pub const LISTED_LIFE: std::time::Duration = std::time::Duration::from_secs(600);
+
+/// Small nars fetched ahead when a client asks for its first nar. If that is all it wants, little
+/// was done in vain.
+pub const FIRST_AHEAD_ITEMS: usize = 4;
+
+/// Most small nars that are fetched ahead and have not been asked for yet.
+pub const MAX_AHEAD_ITEMS: usize = 64;
+
+/// Most octets of them.
+pub const MAX_AHEAD_BYTES: u64 = 8 << 20;
+
+/// Most octets of nars that are on their way ahead at a time: what is asked for must not wait for
+/// long behind them. At 20 Mbit/s it waits for 0.4 s at most, at 100 for 0.1.
+pub const MAX_AHEAD_FLYING_BYTES: u64 = 1 << 20;
+
+/// How long a nar that was fetched ahead may go without being asked for until that counts as
+/// having fetched it in vain. guix unpacks what it has got meanwhile, which may be large.
+pub const AHEAD_LIFE: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// How long fetching ahead may take, as long as nobody asks for the nar. A peer that takes longer
+/// is none to read ahead from.
+pub const AHEAD_PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// How often peers are asked whether they hold what a client may ask for next, when that isn't known
+/// of anybody.
+pub const ASK_ABOUT_AGAIN_AFTER: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Items after the last one that was asked for among which the next ones are looked for at a time:
+/// many may be held, large, or known to nobody.
+pub const MAX_AHEAD_LOOKED_AT: usize = 512;
 // --- trust
 
 /// Largest s-expression that is read: an ACL of a thousand keys has 200 kB.

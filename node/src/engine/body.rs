@@ -72,6 +72,7 @@ async fn open_plain(
     };
     let part = resolve_range(range, length)?;
     let (start, end) = part.clone().map_or((0, length), |part| (part.start, part.end));
+    inner.note_asked(&narinfo.item().hash());
     let body = match held(inner, narinfo).await {
         Some(held) => pieces(inner, narinfo, held, start),
         None => match own_store::open(inner, narinfo).await {
@@ -101,7 +102,7 @@ async fn fetched(
     start: u64,
 ) -> Result<BoxStream<'static, Result<Bytes, NarAborted>>, NarRefusal> {
     let mut failure = Cause::NoSource;
-    let mut waited = false;
+    let (mut waited, mut ahead_failed) = (false, false);
     for _ in 0..MISMATCH_TRIES {
         let progress = inner.fetch_of(narinfo).await?;
         let whole = inner.distrusted.contains_key(&narinfo.nar_hash());
@@ -110,6 +111,11 @@ async fn fetched(
             Ok(()) => return Ok(body),
             Err(Cause::Mismatch) => {
                 failure = Cause::Mismatch;
+                settle(inner, narinfo, &progress).await;
+            }
+            // It had just failed, having been fetched ahead: what follows is done with upstream too.
+            Err(Cause::NoSource | Cause::Local) if progress.began_ahead() && !ahead_failed => {
+                ahead_failed = true;
                 settle(inner, narinfo, &progress).await;
             }
             // Those who said they had it failed; another may just be coming.

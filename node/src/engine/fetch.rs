@@ -13,7 +13,7 @@ use crate::store::PartialNar;
 use crate::upstream::UpstreamError;
 use bytes::Bytes;
 use libp2p::PeerId;
-use narswarm_protocol::fetch::{Action, Fault, Fetch, FetchConfig, SourceId, Time};
+use narswarm_protocol::fetch::{Action, Fault, Fetch, FetchConfig, SourceId, Time, UpstreamMode};
 use narswarm_protocol::hash::{PieceHash, Root};
 use narswarm_protocol::limits;
 use narswarm_protocol::narinfo::VerifiedNarinfo;
@@ -78,6 +78,8 @@ struct Driver {
     disk: Option<Arc<PartialNar>>,
     /// The root of the piece list that readers and askers were last told of.
     list: Option<Root>,
+    /// Whether the machine knows that a client has asked for the nar.
+    wanted: bool,
 }
 
 /// Fetches the nar of `narinfo` into `progress` and, where there is room, into the store.
@@ -93,6 +95,8 @@ pub async fn drive(
     let (disk, resumed) = engine.begin_partial(&narinfo, layout).await;
     match &disk {
         Some(disk) => progress.use_disk(disk.clone()),
+        // What is fetched ahead has to be kept somewhere.
+        None if !progress.is_wanted() => return,
         None => progress.lose_disk(),
     }
     resumed.keys().for_each(|&index| progress.resume(index));
@@ -105,7 +109,12 @@ pub async fn drive(
             sink::run(layout, disk, &resumed, progress, pieces, &say);
         });
     }
-    let machine = Fetch::new(engine.fetch_config(&narinfo, layout, resumed), Time::default());
+    let wanted = progress.is_wanted();
+    let mut config = engine.fetch_config(&narinfo, layout, resumed);
+    if !wanted {
+        config.mode = UpstreamMode::SwarmOnly;
+    }
+    let machine = Fetch::new(config, Time::default());
     let discovery = sources::discover(engine.clone(), narinfo.clone(), events.clone());
     let _discovery = AbortOnDropHandle::new(tokio::spawn(discovery));
     let introduction = sources::introduce(askers, events.clone());
@@ -131,6 +140,7 @@ pub async fn drive(
         broken: false,
         disk,
         list: None,
+        wanted,
     };
     loop {
         while let Some(action) = driver.machine.poll_action() {
@@ -148,6 +158,7 @@ pub async fn drive(
             biased;
             Some(said) = said.recv() => driver.handle_sink(said),
             Some(event) = incoming.recv() => driver.handle(event).await,
+            () = driver.progress.wanted(), if !driver.wanted => driver.join_upstream(),
             () = driver.progress.readers_moved(), if driver.disk.is_none() => driver.follow_readers(),
             () = tokio::time::sleep_until(wake.into()) => driver.handle_timeout(),
         }
@@ -241,6 +252,12 @@ impl Driver {
         if self.machine.poll_timeout(now).is_some_and(|at| at <= now) {
             self.machine.handle_timeout(now);
         }
+    }
+
+    /// A client has asked for what was fetched ahead.
+    fn join_upstream(&mut self) {
+        self.wanted = true;
+        self.machine.handle_mode(self.engine.config.upstream_mode, self.now());
     }
 
     fn note_upstream(&mut self, now: Time) {

@@ -2,7 +2,7 @@
 //! of that file.
 
 use super::progress::{Cause, Progress};
-use super::{Inner, announce, fetch};
+use super::{Inner, ahead, announce, fetch};
 use crate::http::NarRefusal;
 use crate::store::{HeldNar, PartialNar, StoreError};
 use bytes::Bytes;
@@ -12,10 +12,10 @@ use narswarm_protocol::limits;
 use narswarm_protocol::narinfo::VerifiedNarinfo;
 use narswarm_protocol::piece::{PieceLayout, PieceList, hash_piece};
 use narswarm_protocol::store_path::ItemName;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 /// A fetch that runs.
@@ -67,25 +67,57 @@ impl Inner {
         let nar = narinfo.nar_hash();
         let mut fetches = self.fetches.lock();
         if let Some(fetching) = fetches.get(&nar) {
+            fetching.progress.set_wanted();
             return Ok(fetching.progress.clone());
         }
-        if fetches.len() >= limits::MAX_FETCHES {
+        // What is fetched ahead takes nobody's place.
+        if fetches.values().filter(|f| f.progress.is_wanted()).count() >= limits::MAX_FETCHES {
             return Err(NarRefusal::Busy { retry_after: limits::BUSY_PAUSE });
         }
         let layout = PieceLayout::new(narinfo.nar_size()).ok_or(NarRefusal::NotFound)?;
         let progress = Arc::new(Progress::new(layout));
-        let (askers, came) = mpsc::channel(limits::MAX_SOURCES);
-        let (item, shared) = (narinfo.item().clone(), progress.clone());
-        let fetching = Fetching { item, progress: shared.clone(), askers };
-        fetches.insert(nar, fetching);
-        drop(fetches);
-        let (inner, narinfo) = (self.clone(), narinfo.clone());
-        tokio::spawn(async move {
-            let end = FetchEnd { inner: inner.clone(), nar, progress: shared.clone() };
-            fetch::drive(inner, narinfo, shared, came).await;
-            drop(end);
-        });
+        self.begin_fetch(&mut fetches, narinfo, progress.clone());
         Ok(progress)
+    }
+
+    /// Fetches a nar that nobody has asked for yet, from peers, unless it is being fetched. What is
+    /// returned besides is dropped when the fetch has ended.
+    pub(super) fn fetch_ahead(
+        self: &Arc<Self>,
+        narinfo: &VerifiedNarinfo,
+    ) -> Option<(Arc<Progress>, oneshot::Receiver<()>)> {
+        let layout = PieceLayout::new(narinfo.nar_size())?;
+        let mut fetches = self.fetches.lock();
+        if fetches.contains_key(&narinfo.nar_hash()) {
+            return None;
+        }
+        let progress = Arc::new(Progress::ahead(layout));
+        let end = self.begin_fetch(&mut fetches, narinfo, progress.clone());
+        Some((progress, end))
+    }
+
+    fn begin_fetch(
+        self: &Arc<Self>,
+        fetches: &mut HashMap<NarHash, Fetching>,
+        narinfo: &VerifiedNarinfo,
+        progress: Arc<Progress>,
+    ) -> oneshot::Receiver<()> {
+        let nar = narinfo.nar_hash();
+        let (askers, came) = mpsc::channel(limits::MAX_SOURCES);
+        let item = narinfo.item().clone();
+        fetches.insert(nar, Fetching { item, progress: progress.clone(), askers });
+        let (inner, narinfo) = (self.clone(), narinfo.clone());
+        let (ended, end) = oneshot::channel();
+        tokio::spawn(async move {
+            let off_the_books = FetchEnd { inner: inner.clone(), nar, progress: progress.clone() };
+            tokio::select! {
+                () = fetch::drive(inner, narinfo, progress.clone(), came) => {}
+                () = ahead::given_up(progress) => {}
+            }
+            drop(off_the_books);
+            drop::<oneshot::Sender<()>>(ended);
+        });
+        end
     }
 
     /// A file for the pieces of a fetch, or none when there is no room; with the hashes of the

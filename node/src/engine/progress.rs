@@ -33,6 +33,9 @@ pub struct Progress {
     changed: watch::Sender<()>,
     readers_moved: tokio::sync::Notify,
     tried_peers: AtomicBool,
+    /// Whether a client has asked for it.
+    wanted: watch::Sender<bool>,
+    began_ahead: bool,
 }
 
 #[derive(Debug)]
@@ -109,6 +112,15 @@ enum Next {
 impl Progress {
     /// A fetch of a nar of this layout, of which nothing has come yet.
     pub fn new(layout: PieceLayout) -> Self {
+        Self::of(layout, false)
+    }
+
+    /// The same of a nar that no client has asked for yet.
+    pub fn ahead(layout: PieceLayout) -> Self {
+        Self::of(layout, true)
+    }
+
+    fn of(layout: PieceLayout, began_ahead: bool) -> Self {
         let state = State {
             held: PieceSet::none(layout.piece_count()),
             held_bytes: 0,
@@ -131,7 +143,30 @@ impl Progress {
             changed: watch::Sender::new(()),
             readers_moved: tokio::sync::Notify::new(),
             tried_peers: AtomicBool::new(false),
+            wanted: watch::Sender::new(!began_ahead),
+            began_ahead,
         }
+    }
+
+    /// A client asks for the nar.
+    pub fn set_wanted(&self) {
+        self.wanted.send_replace(true);
+    }
+
+    /// Whether a client has asked for the nar.
+    pub fn is_wanted(&self) -> bool {
+        *self.wanted.borrow()
+    }
+
+    /// Resolves when a client has asked for the nar.
+    pub async fn wanted(&self) {
+        // The sender lives in `self`.
+        let _ = self.wanted.subscribe().wait_for(|&wanted| wanted).await;
+    }
+
+    /// Whether the fetch began before any client asked for the nar.
+    pub fn began_ahead(&self) -> bool {
+        self.began_ahead
     }
 
     /// Notes that a peer was asked for the nar.
@@ -313,6 +348,11 @@ impl Progress {
         state.disk = None;
         drop(state);
         self.changed.send_replace(());
+    }
+
+    /// Whether the nar is in the store.
+    pub fn is_kept(&self) -> bool {
+        self.state.lock().kept.is_some()
     }
 
     /// The nar was verified but isn't kept: whoever waits for the file waits in vain, readers go

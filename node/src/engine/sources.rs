@@ -5,7 +5,7 @@ use super::event::Event;
 use super::progress::Progress;
 use super::{Holder, Inner};
 use crate::net::transfer::Buffers;
-use crate::net::{FetchRequests, FetchResponses, Net, PeerError};
+use crate::net::{FetchRequests, NarResponses, Net, PeerError};
 use crate::store;
 use crate::upstream::{NarinfoReply, UpstreamError, UpstreamNar, Upstreams, ranked_sources};
 use bytes::{Bytes, BytesMut};
@@ -78,9 +78,6 @@ impl Room {
     }
 }
 
-/// A session is for one nar, so any number will do.
-const SLOT: u32 = 1;
-
 /// What one peer's task needs.
 pub struct PeerTask {
     /// The network.
@@ -113,11 +110,11 @@ impl PeerTask {
         orders: mpsc::Receiver<Order>,
         events: &mpsc::Sender<Event>,
     ) -> Result<(), PeerError> {
-        let (requests, responses) = self.net.open_fetch(self.peer).await?;
-        let responses = responses.counting(self.moved.clone()).telling_of_begun();
+        let small = self.layout.nar_size() <= limits::SMALL_NAR_BYTES;
+        let (requests, responses) = self.net.open_nar(self.peer, small, &self.moved).await?;
         let (decoding, decoded) = mpsc::channel(DECODING);
         tokio::try_join!(
-            self.relay_orders(requests, orders),
+            self.relay_orders(requests, responses.slot(), orders),
             self.receive(responses, events, decoding),
             forward(self.id, decoded, events),
         )?;
@@ -126,20 +123,21 @@ impl PeerTask {
 
     async fn relay_orders(
         &self,
-        mut requests: FetchRequests,
+        requests: FetchRequests,
+        slot: u32,
         mut orders: mpsc::Receiver<Order>,
     ) -> Result<(), PeerError> {
         while let Some(order) = orders.recv().await {
             let request = match order {
                 Order::Open { first, count } => FetchRequest::Open {
-                    slot: SLOT,
+                    slot,
                     nar_hash: self.nar_hash,
                     nar_size: self.layout.nar_size(),
                     first,
                     count,
                 },
-                Order::Request { first, count } => FetchRequest::Want { slot: SLOT, first, count },
-                Order::Cancel { first, count } => FetchRequest::Cancel { slot: SLOT, first, count },
+                Order::Request { first, count } => FetchRequest::Want { slot, first, count },
+                Order::Cancel { first, count } => FetchRequest::Cancel { slot, first, count },
             };
             requests.send(request).await?;
         }
@@ -148,12 +146,12 @@ impl PeerTask {
 
     async fn receive(
         &self,
-        mut responses: FetchResponses,
+        mut responses: NarResponses,
         events: &mpsc::Sender<Event>,
         decoding: mpsc::Sender<(u32, JoinHandle<Option<Decoded>>)>,
     ) -> Result<(), PeerError> {
         let mut list: Option<Arc<PieceList>> = None;
-        while let Some(response) = responses.next().await {
+        while let Some(response) = responses.next(&self.moved).await {
             let event = match response? {
                 FetchResponse::Opened(opened) => {
                     let shown = Arc::new(opened.list);
@@ -381,6 +379,11 @@ pub async fn discover(engine: Arc<Inner>, narinfo: VerifiedNarinfo, events: mpsc
         if events.send(Event::Peer(holder)).await.is_err() {
             return;
         }
+    }
+    if known.is_some() && narinfo.nar_size() <= limits::SMALL_NAR_BYTES {
+        // It will mostly have come before others could answer, who would all be asked for each of
+        // many small nars.
+        tokio::time::sleep(limits::FIND_AGAIN_AFTER).await;
     }
     let mut pause = limits::FIND_AGAIN_AFTER;
     loop {

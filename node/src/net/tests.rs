@@ -6,3 +6,4 @@ mod giving;
 mod hostile_askers;
 mod hostile_holders;
 mod interop;
+mod shared_sessions;

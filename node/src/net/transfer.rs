@@ -3,10 +3,14 @@
 //! A session is two halves. [`FetchRequests`] sends, [`FetchResponses`] receives; both keep the
 //! `Ledger` of what is open and asked for, against which every answer is checked before memory
 //! is set aside for it. Dropping the responses ends the session; dropping the requests ends it
-//! once everything asked for has come.
+//! once everything asked for has come. [`NarResponses`] are those for one nar, in a session of its
+//! own or in one that is `shared` with other small nars.
 
 mod buffers;
 mod ledger;
+mod shared;
+
+pub use shared::SharedSessions;
 
 use super::config::NetTiming;
 use super::counters::NetCounters;
@@ -22,6 +26,7 @@ use libp2p::PeerId;
 use narswarm_protocol::wire::fetch::{FetchReply, FetchRequest, FetchResponse, Frame, PieceHead};
 use narswarm_protocol::wire::{HEADER_BYTES, Message};
 use parking_lot::Mutex;
+use shared::SlotResponses;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
@@ -48,7 +53,8 @@ struct Session {
     download: DownloadLimit,
 }
 
-/// The half of a fetch session that asks.
+/// The half of a fetch session that asks. Clones ask in the same session.
+#[derive(Clone)]
 pub struct FetchRequests {
     session: Arc<Session>,
     queue: mpsc::Sender<FetchRequest>,
@@ -67,6 +73,37 @@ pub struct FetchResponses {
     /// A piece of which that has been told, and whose octets come next.
     begun: Option<(PieceHead, Delivery)>,
     over: bool,
+}
+
+/// The answers that concern one nar.
+pub enum NarResponses {
+    /// In a session of its own.
+    Own(FetchResponses),
+    /// In a session that it shares with others.
+    Shared(SlotResponses),
+}
+
+impl NarResponses {
+    /// A session of its own has one nar, so any number will do.
+    const OWN_SLOT: u32 = 1;
+
+    /// The number by which requests shall call the nar.
+    #[must_use]
+    pub fn slot(&self) -> u32 {
+        match self {
+            Self::Own(_) => Self::OWN_SLOT,
+            Self::Shared(responses) => responses.slot(),
+        }
+    }
+
+    /// The next answer, as [`FetchResponses::next`]. Octets that come meanwhile are counted into
+    /// `received`, so that a piece on a slow line shows as progress before it is whole.
+    pub async fn next(&mut self, received: &AtomicU64) -> Option<Result<FetchResponse, PeerError>> {
+        match self {
+            Self::Own(responses) => responses.next().await,
+            Self::Shared(responses) => responses.next(received).await,
+        }
+    }
 }
 
 /// See [`super::Net::open_fetch`].
@@ -157,7 +194,7 @@ impl FetchRequests {
     ///
     /// [`MAX_WANTED_PIECES`]: narswarm_protocol::limits::MAX_WANTED_PIECES
     /// [`MAX_FETCH_SLOTS`]: narswarm_protocol::limits::MAX_FETCH_SLOTS
-    pub async fn send(&mut self, request: FetchRequest) -> Result<(), PeerError> {
+    pub async fn send(&self, request: FetchRequest) -> Result<(), PeerError> {
         let peer = self.peer();
         let closed = PeerError::Closed { peer, doing: DOING };
         // Room first, so that what the ledger says is asked for is asked for.
@@ -167,6 +204,22 @@ impl FetchRequests {
             room.send(request);
         }
         Ok(())
+    }
+
+    /// As [`FetchRequests::send`], without waiting and without caring what comes of it.
+    fn send_soon(&self, request: FetchRequest) {
+        match self.queue.try_reserve() {
+            Ok(room) => {
+                if self.session.ledger.lock().request(&request, Instant::now()) == Ok(true) {
+                    room.send(request);
+                }
+            }
+            Err(mpsc::error::TrySendError::Full(())) => {
+                let requests = self.clone();
+                tokio::spawn(async move { requests.send(request).await });
+            }
+            Err(mpsc::error::TrySendError::Closed(())) => {}
+        }
     }
 }
 

@@ -24,6 +24,8 @@ enum State {
 #[derive(Debug)]
 pub(super) struct Upstream {
     state: State,
+    /// Whether there is one that may have the nar.
+    exists: bool,
     tries: u32,
     /// Whether pieces of it are among those held.
     pub used: bool,
@@ -56,6 +58,7 @@ impl Upstream {
         let allowed = config.upstream && config.mode != UpstreamMode::SwarmOnly;
         Self {
             state: if allowed { State::Ready } else { State::Out },
+            exists: config.upstream,
             tries: 0,
             used: false,
             since: now,
@@ -63,6 +66,13 @@ impl Upstream {
             meter: Meter::new(now),
             compare_at: now + COMPARE_EVERY,
             known_rate: config.upstream_rate,
+        }
+    }
+
+    /// It may be asked from now on.
+    pub fn allow(&mut self) {
+        if self.exists && self.tries == 0 {
+            self.state = State::Ready;
         }
     }
 

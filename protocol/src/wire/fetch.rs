@@ -221,6 +221,21 @@ pub enum FetchResponse {
     },
 }
 
+impl FetchResponse {
+    /// Which nar it concerns.
+    #[must_use]
+    pub fn slot(&self) -> u32 {
+        match self {
+            Self::Opened(opened) => opened.slot,
+            Self::Refused { slot, .. }
+            | Self::Begun { slot, .. }
+            | Self::Piece { slot, .. }
+            | Self::Missing { slot, .. }
+            | Self::Have { slot, .. } => *slot,
+        }
+    }
+}
+
 /// The kinds of the messages; a kind keeps its meaning for ever.
 mod kind {
     pub const OPEN: u8 = 1;

@@ -6,7 +6,7 @@
 use clap::{Parser, Subcommand};
 use narswarm_tests::bench::run::{CommonArgs, run};
 use narswarm_tests::lab::needs;
-use narswarm_tests::lab::runs::{crowds, liars, lost_sources, memory, nat, upstreams};
+use narswarm_tests::lab::runs::{crowds, liars, lost_sources, memory, nat, small_nars, upstreams};
 use std::process::ExitCode;
 
 /// Swarms of nodes in network namespaces with shaped lines; needs root.
@@ -24,6 +24,8 @@ enum What {
     Crowd(crowds::CrowdArgs),
     /// No peer has what is wanted, and the upstream is far away (T7).
     Upstream(upstreams::UpstreamArgs),
+    /// Many small nars, one after another, from a peer that is far away.
+    Small(small_nars::SmallArgs),
     /// One of two sources vanishes in mid-transfer (T8).
     LostSource(lost_sources::LostArgs),
     /// Some of many sources lie (T9).
@@ -37,7 +39,7 @@ enum What {
 }
 
 /// What `all` runs, the shortest first.
-const PARTS: [&str; 6] = ["upstream", "lost-source", "nat", "liars", "memory", "crowd"];
+const PARTS: [&str; 7] = ["upstream", "small", "lost-source", "nat", "liars", "memory", "crowd"];
 
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
@@ -52,6 +54,7 @@ fn measure(common: &CommonArgs, what: &What) -> anyhow::Result<ExitCode> {
     match what {
         What::Crowd(crowd) => run(common, crowds::measure(rounds, crowd)),
         What::Upstream(upstream) => run(common, upstreams::measure(rounds, upstream)),
+        What::Small(small) => run(common, small_nars::measure(rounds, small)),
         What::LostSource(lost) => run(common, lost_sources::measure(rounds, lost)),
         What::Liars(liars) => run(common, liars::measure(rounds, liars)),
         What::Memory(memory) => run(common, memory::measure(rounds, memory)),

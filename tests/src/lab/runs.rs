@@ -5,4 +5,5 @@ pub mod liars;
 pub mod lost_sources;
 pub mod memory;
 pub mod nat;
+pub mod small_nars;
 pub mod upstreams;

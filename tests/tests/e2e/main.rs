@@ -18,6 +18,7 @@ mod lab;
 mod nat;
 mod nix;
 mod own_store;
+mod read_ahead;
 mod restarts;
 mod service;
 mod sharing;

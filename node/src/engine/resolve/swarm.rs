@@ -238,9 +238,25 @@ impl Inner {
         self: &Arc<Self>,
         hash: StoreHash,
     ) -> mpsc::Receiver<Holder> {
+        self.ask_for_holders(vec![hash], true)
+    }
+
+    /// Connected peers that hold nars of these items, asked anew.
+    pub(in crate::engine) fn find_near_holders(
+        self: &Arc<Self>,
+        hashes: Vec<StoreHash>,
+    ) -> mpsc::Receiver<Holder> {
+        self.ask_for_holders(hashes, false)
+    }
+
+    fn ask_for_holders(
+        self: &Arc<Self>,
+        hashes: Vec<StoreHash>,
+        thoroughly: bool,
+    ) -> mpsc::Receiver<Holder> {
         let (found, receiver) = mpsc::channel(limits::MAX_SOURCES);
         let (say, mut heard) = mpsc::channel(HEARD);
-        tokio::spawn(ask_swarm(self.clone(), vec![hash], true, say));
+        tokio::spawn(ask_swarm(self.clone(), hashes, thoroughly, say));
         let inner = self.clone();
         tokio::spawn(async move {
             while let Some(event) = heard.recv().await {

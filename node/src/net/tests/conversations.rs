@@ -105,7 +105,7 @@ async fn several_nars_are_fetched_in_one_session() {
     let responder = TestResponder::with_nars(nars);
     let nars: Vec<Arc<TestNar>> = responder.nars.values().cloned().collect();
     let (holder, asker) = pair(responder).await;
-    let (mut requests, mut responses) = session(&asker, &holder).await;
+    let (requests, mut responses) = session(&asker, &holder).await;
     for (slot, nar) in nars.iter().enumerate() {
         let count = nar.size().div_ceil(MIN_PIECE_BYTES) as u32;
         requests.send(open(slot as u32, nar, 0, count)).await.expect("sent");
@@ -141,7 +141,7 @@ async fn what_is_not_held_is_refused_and_the_session_goes_on() {
     let nar = TestNar::new(PIECE, 1);
     let (hash, size) = (nar.hash, nar.size());
     let (holder, asker) = pair(TestResponder::with_nars([nar])).await;
-    let (mut requests, mut responses) = session(&asker, &holder).await;
+    let (requests, mut responses) = session(&asker, &holder).await;
     let open = |slot, nar_hash, nar_size| FetchRequest::Open {
         slot,
         nar_hash,
@@ -167,7 +167,7 @@ async fn a_nar_that_is_still_being_fetched_is_shared_as_it_grows() {
     let responder = TestResponder::with_nars([nar]);
     let nar = responder.nars.values().next().expect("one").clone();
     let (holder, asker) = pair(responder).await;
-    let (mut requests, mut responses) = session(&asker, &holder).await;
+    let (requests, mut responses) = session(&asker, &holder).await;
     requests.send(open(1, &nar, 0, 3)).await.expect("sent");
     assert_eq!(opened(&mut responses).await.iter().collect::<Vec<_>>(), [1, 2]);
     assert_eq!(next(&mut responses).await, FetchResponse::Missing { slot: 1, index: 0 });
@@ -218,7 +218,7 @@ async fn cancelled_pieces_stop_coming() {
     let responder = TestResponder::with_nars([nar]);
     let nar = responder.nars.values().next().expect("one").clone();
     let (holder, asker) = pair(responder).await;
-    let (mut requests, mut responses) = session(&asker, &holder).await;
+    let (requests, mut responses) = session(&asker, &holder).await;
     requests.send(open(1, &nar, 0, 1000)).await.expect("sent");
     opened(&mut responses).await;
     assert!(matches!(next(&mut responses).await, FetchResponse::Piece { index: 0, .. }));
@@ -246,7 +246,7 @@ async fn dropping_a_session_frees_it_on_both_sides() {
     let (holder, asker) = pair(responder).await;
     // Many more than may be open at a time: each must make room for the next.
     for slot in 0..50 {
-        let (mut requests, mut responses) = session(&asker, &holder).await;
+        let (requests, mut responses) = session(&asker, &holder).await;
         requests.send(open(slot, &nar, 0, 1000)).await.expect("sent");
         opened(&mut responses).await;
     }
@@ -260,7 +260,7 @@ async fn a_session_ends_with_its_peer() {
     let responder = TestResponder::with_nars([nar]);
     let nar = responder.nars.values().next().expect("one").clone();
     let (holder, asker) = pair(responder).await;
-    let (mut requests, mut responses) = session(&asker, &holder).await;
+    let (requests, mut responses) = session(&asker, &holder).await;
     requests.send(open(1, &nar, 0, 1000)).await.expect("sent");
     opened(&mut responses).await;
     soon("the shutdown", holder.shutdown()).await;

@@ -62,7 +62,7 @@ fn one_piece() -> UploadConfig {
 async fn who_waits_is_told_again_and_again_that_it_is_not_forgotten() {
     let (holder, nar) = holder(4, one_piece()).await;
     let asker = asker(&holder).await;
-    let (mut requests, mut responses) = session(&asker, &holder).await;
+    let (requests, mut responses) = session(&asker, &holder).await;
     requests.send(open(&nar, 0, 4)).await.expect("sent");
     assert!(matches!(next(&mut responses).await, FetchResponse::Opened(_)));
     assert!(matches!(next(&mut responses).await, FetchResponse::Piece { index: 0, .. }));
@@ -72,7 +72,7 @@ async fn who_waits_is_told_again_and_again_that_it_is_not_forgotten() {
     }
     assert_eq!(requests.wanted(), 3);
     // Somebody else waits as well, although it came later.
-    let (mut requests, mut responses) = session(&asker, &holder).await;
+    let (requests, mut responses) = session(&asker, &holder).await;
     requests.send(open(&nar, 0, 1)).await.expect("sent");
     assert!(matches!(next(&mut responses).await, FetchResponse::Opened(_)));
     assert!(matches!(next(&mut responses).await, FetchResponse::Have { slot: 1, .. }));
@@ -86,7 +86,7 @@ async fn a_crowd_gets_every_piece_once_before_any_twice() {
     let mut sessions = Vec::new();
     for _ in 0..3 {
         let asker = asker(&holder).await;
-        let (mut requests, responses) = session(&asker, &holder).await;
+        let (requests, responses) = session(&asker, &holder).await;
         requests.send(open(&nar, 0, PIECES as u32)).await.expect("sent");
         sessions.push((asker, requests, responses));
     }
@@ -121,7 +121,7 @@ async fn slots_of_a_session_that_ends_go_to_others() {
     let reply: FetchReply = RawPeer::receive(&mut stream).await;
     assert!(matches!(reply, FetchReply::Opened(_)), "{reply:?}");
     let asker = asker(&holder).await;
-    let (mut requests, mut responses) = session(&asker, &holder).await;
+    let (requests, mut responses) = session(&asker, &holder).await;
     requests.send(open(&nar, 0, 4)).await.expect("sent");
     assert!(matches!(next(&mut responses).await, FetchResponse::Opened(_)));
     let waits = FetchResponse::Have { slot: 1, ranges: Vec::new() };
@@ -156,7 +156,7 @@ async fn who_finds_all_places_taken_is_told_to_go_elsewhere() {
     }
     assert_eq!(streams.len(), MAX_SERVED_FETCHES);
     let asker = asker(&holder).await;
-    let (mut requests, mut responses) = session(&asker, &holder).await;
+    let (requests, mut responses) = session(&asker, &holder).await;
     requests.send(open(&nar, 0, 2)).await.expect("sent");
     let refused = FetchResponse::Refused { slot: 1, reason: RefusedReason::Busy };
     assert_eq!(next(&mut responses).await, refused);
@@ -176,7 +176,7 @@ async fn who_finds_all_places_taken_is_told_to_go_elsewhere() {
     drop(streams);
     let mut served = false;
     while !served {
-        let (mut requests, mut responses) = session(&asker, &holder).await;
+        let (requests, mut responses) = session(&asker, &holder).await;
         requests.send(open(&nar, 0, 1)).await.expect("sent");
         served = matches!(next(&mut responses).await, FetchResponse::Opened(_));
     }

@@ -197,7 +197,7 @@ async fn a_peer_that_speaks_another_protocol_refuses() {
     crate::net::testing::wait_until("it listens", || net.known_peers() > 0).await;
     let refused = net.query(peer, &[StoreHash([1; 20])]).await;
     assert!(matches!(refused, Err(PeerError::Refused { .. })), "{refused:?}");
-    let (mut requests, mut responses) = net.open_fetch(peer).await.expect("opened lazily");
+    let (requests, mut responses) = net.open_fetch(peer).await.expect("opened lazily");
     let nar = nar();
     requests.send(open(&nar, 1)).await.expect("queued");
     let refused = soon("the refusal", responses.next()).await;
@@ -230,7 +230,7 @@ fn piece(nar: &TestNar, index: u32) -> Vec<u8> {
 async fn fetch_answered(answer: Vec<u8>) -> PeerError {
     let mut holder = RawPeer::start().await;
     let net = asker_of(&holder).await;
-    let (mut requests, mut responses) = net.open_fetch(holder.peer).await.expect("a session");
+    let (requests, mut responses) = net.open_fetch(holder.peer).await.expect("a session");
     requests.send(open(&nar(), 2)).await.expect("sent");
     let (_, mut stream): (_, PeerStream) = holder.accept().await;
     let writing = tokio::spawn(async move {
@@ -323,7 +323,7 @@ async fn holders_that_stall_are_timed_out() {
 async fn a_holder_that_hangs_up_in_the_middle_of_a_piece_has_closed() {
     let mut holder = RawPeer::start().await;
     let net = asker_of(&holder).await;
-    let (mut requests, mut responses) = net.open_fetch(holder.peer).await.expect("a session");
+    let (requests, mut responses) = net.open_fetch(holder.peer).await.expect("a session");
     let nar = nar();
     requests.send(open(&nar, 2)).await.expect("sent");
     let (_, mut stream) = holder.accept().await;
@@ -341,7 +341,7 @@ async fn a_holder_that_hangs_up_in_the_middle_of_a_piece_has_closed() {
 async fn an_idle_session_is_no_stall() {
     let mut holder = RawPeer::start().await;
     let net = asker_of(&holder).await;
-    let (mut requests, mut responses) = net.open_fetch(holder.peer).await.expect("a session");
+    let (requests, mut responses) = net.open_fetch(holder.peer).await.expect("a session");
     let nar = nar();
     requests.send(open(&nar, 1)).await.expect("sent");
     let (_, mut stream) = holder.accept().await;

@@ -177,3 +177,26 @@ fn what_was_left_to_it_is_asked_of_peers_at_once_when_it_leaves() {
     }
     assert!(left && fetch.held().is_all());
 }
+
+#[test]
+fn upstream_joins_what_was_fetched_ahead_once_it_is_asked_for() {
+    let mut fetch = fetch(2, UpstreamMode::SwarmOnly, true);
+    let (root, _) = list(2, 0);
+    fetch.handle_peer(A, near(Some(root)), at(0));
+    assert_eq!(asked(&actions(&mut fetch), A), [0, 1]);
+    fetch.handle_timeout(at(600));
+    let streams = |actions: &[Action]| {
+        actions.iter().any(|action| matches!(action, Action::StartUpstream { .. }))
+    };
+    assert!(!streams(&actions(&mut fetch)), "nobody waits for it");
+    fetch.handle_mode(UpstreamMode::SwarmFirst, at(601));
+    assert!(streams(&actions(&mut fetch)), "the swarm has had its time");
+}
+
+#[test]
+fn there_is_no_upstream_to_join_what_was_fetched_ahead_where_none_is() {
+    let mut fetch = fetch(2, UpstreamMode::SwarmOnly, false);
+    fetch.handle_mode(UpstreamMode::Race, at(1));
+    fetch.handle_discovery_done(at(2));
+    assert_eq!(actions(&mut fetch), [Action::Failed(Failure::NoSource)]);
+}
