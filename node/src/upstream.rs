@@ -28,7 +28,7 @@ mod response;
 mod tests;
 mod warm;
 
-pub use choice::{best_source, ranked_sources};
+pub use choice::{best_source, ranked_sources, ranked_sources_from};
 pub use decode::decode;
 pub use error::{ResponseProblem, UpstreamError};
 pub use nar::{RawNar, RawPart, UpstreamNar};
@@ -273,8 +273,24 @@ impl Upstreams {
         source: &NarSource,
         nar_size: u64,
     ) -> Result<UpstreamNar, UpstreamError> {
+        self.nar_from(upstream, source, nar_size, 0).await
+    }
+
+    /// As [`Self::nar`], for when octets before `from` aren't needed any more. Only an uncompressed
+    /// nar can begin anywhere else than at its head, and only where the server knows ranges:
+    /// [`UpstreamNar::start`] says where it begins.
+    ///
+    /// # Errors
+    /// As [`Self::nar`].
+    pub async fn nar_from(
+        &self,
+        upstream: usize,
+        source: &NarSource,
+        nar_size: u64,
+        from: u64,
+    ) -> Result<UpstreamNar, UpstreamError> {
         let download = self.download(upstream, source, nar_size)?;
-        nar::start(download, false).await.map(UpstreamNar::new)
+        nar::start(nar::Download { from, ..download }, false).await.map(UpstreamNar::new)
     }
 
     /// As [`Self::nar`], but gives the compressed octets too, as they are: for passing on what a
@@ -311,6 +327,7 @@ impl Upstreams {
             url,
             compression: source.compression,
             nar_size,
+            from: 0,
             first_byte_timeout: inner.config.first_byte_timeout,
             stall_timeout: inner.config.stall_timeout,
             download: inner.config.download.clone(),

@@ -7,7 +7,7 @@ use super::{Holder, Inner};
 use crate::net::transfer::Buffers;
 use crate::net::{FetchRequests, NarResponses, Net, PeerError};
 use crate::store;
-use crate::upstream::{NarinfoReply, UpstreamError, UpstreamNar, Upstreams, ranked_sources};
+use crate::upstream::{NarinfoReply, UpstreamError, UpstreamNar, Upstreams, ranked_sources_from};
 use bytes::{Bytes, BytesMut};
 use libp2p::PeerId;
 use narswarm_protocol::fetch::{Fault, SourceId};
@@ -239,7 +239,8 @@ fn decode(
     list.matches(index, &piece.raw).then_some(piece)
 }
 
-/// Streams the nar from upstream, piece by piece, from piece `from` on.
+/// Streams the nar from upstream, piece by piece, from piece `from` on. A server that keeps it
+/// uncompressed and knows ranges is asked for no more than that.
 pub async fn run_upstream(
     engine: Arc<Inner>,
     narinfo: VerifiedNarinfo,
@@ -248,14 +249,15 @@ pub async fn run_upstream(
     moved: Arc<AtomicU64>,
     events: mpsc::Sender<Event>,
 ) {
-    let outcome = match open_upstream(&engine, &narinfo).await {
-        Ok(Some(nar)) => {
-            let cutter = Cutter { engine: &engine, from, progress: &progress, moved: &moved };
-            cutter.cut(nar, &events).await
-        }
-        Ok(None) => Ok(()),
-        Err(error) => Err(error),
-    };
+    let outcome =
+        match open_upstream(&engine, &narinfo, progress.layout().piece_range(from).start).await {
+            Ok(Some(nar)) => {
+                let cutter = Cutter { engine: &engine, from, progress: &progress, moved: &moved };
+                cutter.cut(nar, &events).await
+            }
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
     progress.stop_growing();
     let _ = events.send(Event::UpstreamEnded { error: outcome.err() }).await;
 }
@@ -265,13 +267,14 @@ pub async fn run_upstream(
 async fn open_upstream(
     engine: &Inner,
     narinfo: &VerifiedNarinfo,
+    from: u64,
 ) -> Result<Option<UpstreamNar>, UpstreamError> {
     let Some(upstreams) = &engine.upstreams else { return Ok(None) };
     let hash = narinfo.item().hash();
     let known = engine.known.get(&hash);
     if let Some(known) = known.filter(|known| known.narinfo.nar_hash() == narinfo.nar_hash())
         && let Some(upstream) = known.upstream
-        && let Ok(nar) = open_at(upstreams, upstream, &known.narinfo).await
+        && let Ok(nar) = open_at(upstreams, upstream, &known.narinfo, from).await
     {
         return Ok(Some(nar));
     }
@@ -289,7 +292,7 @@ async fn open_upstream(
             .and_then(|theirs| theirs.verify(&engine.acl.load()).ok())
             .filter(|theirs| theirs.nar_hash() == narinfo.nar_hash());
         let Some(theirs) = theirs else { continue };
-        match open_at(upstreams, upstream, &theirs).await {
+        match open_at(upstreams, upstream, &theirs, from).await {
             Ok(nar) => return Ok(Some(nar)),
             Err(error) => last = error.or(last),
         }
@@ -303,10 +306,17 @@ async fn open_at(
     upstreams: &Upstreams,
     upstream: usize,
     theirs: &VerifiedNarinfo,
+    from: u64,
 ) -> Result<UpstreamNar, Option<UpstreamError>> {
     let mut last = None;
-    for source in ranked_sources(theirs.sources()) {
-        match upstreams.nar(upstream, source, theirs.nar_size()).await {
+    let size = theirs.nar_size();
+    for source in ranked_sources_from(theirs.sources(), size, from) {
+        let mut opened = upstreams.nar_from(upstream, source, size, from).await;
+        if from > 0 && matches!(opened, Err(UpstreamError::Status { .. })) {
+            // It may be the range that this server can't make sense of.
+            opened = upstreams.nar(upstream, source, size).await;
+        }
+        match opened {
             Ok(nar) => return Ok(nar),
             Err(error) => {
                 let elsewhere = error.is_not_here();
@@ -338,7 +348,8 @@ impl Cutter<'_> {
         events: &mpsc::Sender<Event>,
     ) -> Result<(), UpstreamError> {
         let layout = self.progress.layout();
-        let mut index = 0;
+        // What was asked for begins with a piece.
+        let mut index = layout.piece_at(nar.start());
         let mut piece = BytesMut::new();
         while let Some(chunk) = nar.next().await {
             let mut chunk = chunk?;

@@ -30,6 +30,24 @@ pub fn ranked_sources(sources: &[NarSource]) -> Vec<&NarSource> {
     ranked
 }
 
+/// As [`ranked_sources`], when only the octets of the nar from `from` on are wanted: those of an
+/// uncompressed one can be asked for by themselves, a compressed one has to be decoded from its
+/// head. So where the rest is the least to transfer, the uncompressed group comes first.
+#[must_use]
+pub fn ranked_sources_from(sources: &[NarSource], nar_size: u64, from: u64) -> Vec<&NarSource> {
+    let mut ranked = ranked_sources(sources);
+    let rest = nar_size.saturating_sub(from);
+    let is_plain = |source: &&NarSource| source.compression == Compression::None;
+    if from > 0
+        && let Some(place) = ranked.iter().position(is_plain)
+        // Where no size is told, half of the nar is usual.
+        && ranked.iter().all(|s| is_plain(s) || rest <= s.file_size.unwrap_or(nar_size / 2))
+    {
+        ranked[..=place].rotate_right(1);
+    }
+    ranked
+}
+
 /// A size that compares as if zstd were smaller by its allowance.
 fn weight(compression: Compression, file_size: u64) -> u128 {
     let (over, under) = ZSTD_ALLOWANCE;
@@ -77,6 +95,20 @@ mod tests {
     fn unknown_sizes_come_last() {
         assert_eq!(best(&[(Zstd, None), (Gzip, Some(1 << 40))]), Some(Gzip));
         assert_eq!(best(&[(Plain, None), (Gzip, None), (Lzip, None)]), Some(Lzip));
+    }
+
+    #[test]
+    fn the_rest_of_a_plain_nar_wins_when_it_is_less_than_all_of_a_compressed_one() {
+        let source = |compression, file_size| NarSource {
+            url: String::new(),
+            compression,
+            file_size: Some(file_size),
+        };
+        let sources = [source(Gzip, 50), source(Zstd, 40), source(Plain, 100)];
+        let first = |from| ranked_sources_from(&sources, 100, from)[0].compression;
+        assert_eq!((first(0), first(59), first(60), first(99)), (Zstd, Zstd, Plain, Plain));
+        assert_eq!(ranked_sources_from(&sources, 100, 60).len(), 3);
+        assert_eq!(ranked_sources_from(&sources[..2], 100, 60)[0].compression, Zstd);
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub(super) struct Download {
     pub(super) url: Url,
     pub(super) compression: Compression,
     pub(super) nar_size: u64,
+    /// Octet of the nar from which it is wanted; earlier ones may come nevertheless.
+    pub(super) from: u64,
     pub(super) first_byte_timeout: Duration,
     pub(super) stall_timeout: Duration,
     pub(super) download: DownloadLimit,
@@ -61,6 +63,7 @@ pub enum RawPart {
 pub struct RawNar {
     parts: mpsc::Receiver<Result<RawPart, UpstreamError>>,
     content_length: Option<u64>,
+    start: u64,
     _pump: AbortOnDropHandle<()>,
 }
 
@@ -99,6 +102,12 @@ pub struct UpstreamNar {
 impl UpstreamNar {
     pub(super) fn new(raw: RawNar) -> Self {
         Self { raw }
+    }
+
+    /// Which octet of the nar comes first: the one asked for, or 0.
+    #[must_use]
+    pub fn start(&self) -> u64 {
+        self.raw.start
     }
 
     /// The next octets, or `None` at the end.
@@ -149,8 +158,16 @@ pub(super) fn locate(base: &str, url: &str) -> Result<Url, UpstreamError> {
 /// Asks for the nar and, once the headers are there, starts the pump. With `is_raw` the
 /// compressed octets come out, too.
 pub(super) async fn start(download: Download, is_raw: bool) -> Result<RawNar, UpstreamError> {
-    let Download { http, url, compression, nar_size, first_byte_timeout, stall_timeout, download } =
-        download;
+    let Download {
+        http,
+        url,
+        compression,
+        nar_size,
+        from,
+        first_byte_timeout,
+        stall_timeout,
+        download,
+    } = download;
     let label: Arc<str> = url.as_str().into();
     let corrupt = |source: io::Error| UpstreamError::Corrupt {
         url: Arc::clone(&label),
@@ -158,7 +175,11 @@ pub(super) async fn start(download: Download, is_raw: bool) -> Result<RawNar, Up
         source: Arc::new(source),
     };
     let decoder = Decoder::new(compression).map_err(corrupt)?;
-    let response = match timeout(first_byte_timeout, http.get(url).send()).await {
+    let mut request = http.get(url);
+    if from > 0 && compression == Compression::None {
+        request = request.header(reqwest::header::RANGE, format!("bytes={from}-"));
+    }
+    let response = match timeout(first_byte_timeout, request.send()).await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => return Err(transfer_error(&label, error, first_byte_timeout)),
         Err(_) => {
@@ -166,18 +187,21 @@ pub(super) async fn start(download: Download, is_raw: bool) -> Result<RawNar, Up
             return Err(UpstreamError::Silent { url: label, after, during });
         }
     };
+    let mut start = 0;
     match response.status().as_u16() {
         200 => {}
+        206 if is_rest(&response, from, nar_size) => start = from,
         status @ (404 | 410) => return Err(UpstreamError::NotHere { url: label, status }),
         status => return Err(UpstreamError::Status { url: label, status }),
     }
     let content_length = response.content_length();
     if compression == Compression::None {
         match content_length {
-            Some(length) if length > nar_size => {
+            Some(length) if length > nar_size - start => {
                 return Err(UpstreamError::TooLong { url: label, nar_size });
             }
-            Some(received) if received < nar_size => {
+            Some(length) if length < nar_size - start => {
+                let received = start + length;
                 return Err(UpstreamError::TooShort { url: label, received, nar_size });
             }
             _ => {}
@@ -195,7 +219,7 @@ pub(super) async fn start(download: Download, is_raw: bool) -> Result<RawNar, Up
         url: label,
         compression,
         nar_size,
-        received: 0,
+        received: start,
         stall_timeout,
         download,
         has_end,
@@ -203,7 +227,18 @@ pub(super) async fn start(download: Download, is_raw: bool) -> Result<RawNar, Up
         sender,
     };
     let pump = AbortOnDropHandle::new(tokio::spawn(pump.run()));
-    Ok(RawNar { parts, content_length, _pump: pump })
+    Ok(RawNar { parts, content_length, start, _pump: pump })
+}
+
+/// Whether a partial answer is what was asked for: everything from octet `from` on.
+fn is_rest(response: &reqwest::Response, from: u64, nar_size: u64) -> bool {
+    let range = response.headers().get(reqwest::header::CONTENT_RANGE);
+    from > 0
+        && range.is_some_and(|range| {
+            let rest = format!("bytes {from}-{}/", nar_size.saturating_sub(1));
+            let total = range.to_str().ok().and_then(|range| range.strip_prefix(rest.as_str()));
+            total.is_some_and(|total| total == "*" || total.parse() == Ok(nar_size))
+        })
 }
 
 /// What reqwest reports, in this module's terms.

@@ -2,7 +2,7 @@
 //! what it is asked and misbehaves on command.
 
 use bytes::{Buf, BytesMut};
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -205,6 +205,13 @@ impl Site {
     }
 }
 
+struct Request {
+    is_head: bool,
+    path: String,
+    /// The octet from which on the file is wanted, if it isn't all.
+    from: Option<u64>,
+}
+
 struct Connection {
     stream: TcpStream,
     site: Arc<Site>,
@@ -222,7 +229,7 @@ impl Connection {
     async fn serve(mut self) -> io::Result<()> {
         self.stream.set_nodelay(true)?;
         loop {
-            let Some((is_head, path)) = self.take_request()? else {
+            let Some(request) = self.take_request()? else {
                 self.flush().await?;
                 self.input.reserve(WRITE_BYTES);
                 if self.stream.read_buf(&mut self.input).await? == 0 {
@@ -230,12 +237,12 @@ impl Connection {
                 }
                 continue;
             };
-            self.answer(is_head, &path).await?;
+            self.answer(&request).await?;
         }
     }
 
     /// The next request, if it is all there.
-    fn take_request(&mut self) -> io::Result<Option<(bool, String)>> {
+    fn take_request(&mut self) -> io::Result<Option<Request>> {
         let mut headers = [httparse::EMPTY_HEADER; 64];
         let mut request = httparse::Request::new(&mut headers);
         match request.parse(&self.input).map_err(io::Error::other)? {
@@ -243,8 +250,15 @@ impl Connection {
             httparse::Status::Complete(length) => {
                 let is_head = request.method == Some("HEAD");
                 let path = request.path.unwrap_or("/").to_owned();
+                let is_range =
+                    |header: &&httparse::Header| header.name.eq_ignore_ascii_case("range");
+                let range = request.headers.iter().find(is_range);
+                let from = range.and_then(|range| {
+                    let range = std::str::from_utf8(range.value).ok()?;
+                    range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()
+                });
                 self.input.advance(length);
-                Ok(Some((is_head, path)))
+                Ok(Some(Request { is_head, path, from }))
             }
         }
     }
@@ -260,7 +274,8 @@ impl Connection {
         self.output.extend_from_slice(head.as_bytes());
     }
 
-    async fn answer(&mut self, is_head: bool, path: &str) -> io::Result<()> {
+    async fn answer(&mut self, request: &Request) -> io::Result<()> {
+        let Request { is_head, path, from } = request;
         let temper = self.site.temper_for(path);
         match (temper, self.site.file_for(path)) {
             (Temper::Silent, _) => self.stall().await,
@@ -273,10 +288,18 @@ impl Connection {
                 Ok(())
             }
             (temper, Some(file)) => {
-                let file = tokio::fs::File::from_std(std::fs::File::open(file)?);
-                let length = file.metadata().await?.len();
-                self.say("200 OK", length);
-                if is_head { Ok(()) } else { self.send_file(file, length, temper).await }
+                let mut file = std::fs::File::open(file)?;
+                let length = file.metadata()?.len();
+                let start = from.filter(|&from| from < length).unwrap_or(0);
+                if start > 0 {
+                    file.seek(SeekFrom::Start(start))?;
+                    let range = format!("Content-Range: bytes {start}-{}/{length}", length - 1);
+                    self.say(&format!("206 Partial Content\r\n{range}"), length - start);
+                } else {
+                    self.say("200 OK", length);
+                }
+                let file = tokio::fs::File::from_std(file);
+                if *is_head { Ok(()) } else { self.send_file(file, length - start, temper).await }
             }
         }
     }

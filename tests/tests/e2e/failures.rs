@@ -161,6 +161,27 @@ async fn when_all_peers_are_gone_upstream_goes_on() {
     assert_eq!(server.seen().nars(), 1, "upstream was asked");
 }
 
+/// A server that has the nar uncompressed and knows ranges isn't asked for the head a second time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upstream_goes_on_where_the_peers_stopped() {
+    let stage = Stage::new();
+    let mut mirror = Mirror::create(stage.path("mirror"), 1);
+    let holding = mirror.add("large", SIZE, &[Compression::None]);
+    let scene = Scene { stage, mirror, holding };
+    let (peer, _throttle, address) = scene.source("one").await;
+    let server = StaticServer::start(scene.mirror.root()).await.expect("a server");
+    let node = scene.stage.node("b").acl(scene.mirror.key_file());
+    let node = node.bootstrap(&address).upstream(&server.url()).start().await;
+    node.has_peers(1).await;
+    let transfer = scene.in_the_middle(&node).await;
+    let before = server.seen().body_bytes();
+    peer.kill().await;
+    transfer.ends_well(&scene.holding).await;
+    let given = server.seen().body_bytes() - before;
+    let rest = scene.holding.nar_size() - MIDDLE_BYTES as u64;
+    assert!(given > 0 && given <= rest, "{given} octets, where {rest} were missing");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_upstream_dies_a_peer_goes_on() {
     let scene = Scene::new();

@@ -382,3 +382,55 @@ async fn a_connection_for_nars_is_opened_ahead_once_and_used() {
     assert_eq!(fetched, body);
     assert_eq!((server.seen.connections(), server.seen.requests()), (1, 2));
 }
+
+/// Answers with `octets` of a nar of `lines()`, said to be in the range `range`.
+async fn partial(range: &'static str, octets: Vec<u8>) -> TestServer {
+    TestServer::answering(move |_| {
+        let length = octets.len();
+        let head = format!(
+            "HTTP/1.1 206 Partial Content\r\nContent-Range: {range}\r\nContent-Length: {length}\r\n\r\n"
+        );
+        [head.as_bytes(), &octets].concat()
+    })
+    .await
+}
+
+async fn rest(server: &TestServer, from: u64) -> Result<(u64, Vec<u8>), UpstreamError> {
+    let (upstreams, size) = (upstreams(&[&server.url]), lines().len() as u64);
+    let nar = upstreams.nar_from(0, &source("nar/x", Compression::None), size, from).await?;
+    Ok((nar.start(), read_all(nar).await?))
+}
+
+#[tokio::test]
+async fn an_uncompressed_nar_can_begin_where_it_is_wanted() {
+    let nar = lines();
+    assert_eq!(nar.len(), 7090);
+    for range in ["bytes 1000-7089/7090", "bytes 1000-7089/*"] {
+        let server = partial(range, nar[1000..].to_vec()).await;
+        let (start, octets) = rest(&server, 1000).await.expect("the rest");
+        assert_eq!((start, octets == nar[1000..]), (1000, true), "{range}");
+    }
+    let server = partial("bytes 1000-7089/7090", nar[1000..7000].to_vec()).await;
+    let short = rest(&server, 1000).await;
+    assert!(matches!(short, Err(UpstreamError::TooShort { received: 7000, .. })), "{short:?}");
+}
+
+#[tokio::test]
+async fn another_range_than_the_one_asked_for_is_refused() {
+    let nar = lines();
+    for range in ["bytes 999-7089/7090", "bytes 1000-7088/7090", "bytes 1000-7089/9000", "x"] {
+        let server = partial(range, nar[1000..].to_vec()).await;
+        let refused = rest(&server, 1000).await;
+        let is_status = matches!(refused, Err(UpstreamError::Status { status: 206, .. }));
+        assert!(is_status, "{range}: {refused:?}");
+    }
+    let server = partial("bytes 0-7089/7090", nar).await;
+    assert!(rest(&server, 0).await.is_err(), "no range was asked for");
+}
+
+#[tokio::test]
+async fn a_server_without_ranges_begins_at_the_head() {
+    let server = TestServer::answering(|_| ok(&lines())).await;
+    let (start, octets) = rest(&server, 1000).await.expect("all of it");
+    assert_eq!((start, octets == lines()), (0, true));
+}
