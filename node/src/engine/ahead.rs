@@ -125,6 +125,7 @@ impl Inner {
                     || self.distrusted.contains_key(&nar)
                     || self.fetching(&nar).is_some()
                     || self.store.holds(&nar).unwrap_or(true)
+                    || self.own_store.get().is_some_and(|own| own.shared_nar(&nar).is_some())
                 {
                     return Prospect::Never;
                 }
