@@ -56,7 +56,8 @@ impl Node {
         // its own machine or network.
         let guard = Guard::default();
         config.bootstrap.iter().for_each(|address| guard.allow(address));
-        let transport = build_transport(data.keypair(), &guard, None).map_err(NetError::from)?;
+        let transport =
+            build_transport(data.keypair(), &guard, None, None).map_err(NetError::from)?;
         let mut swarm = Swarm::new(transport, behaviour, peer, swarm_config(config.idle));
         let found = listen(&mut swarm, &config.listen).await?;
         let external = if config.external.is_empty() { &found } else { &config.external };

@@ -3,7 +3,9 @@
 pub mod check;
 pub mod config;
 pub mod demo;
+pub mod doctor;
 pub mod import;
+pub mod peers;
 pub mod run;
 pub mod shared;
 pub mod status;

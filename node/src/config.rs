@@ -4,12 +4,16 @@
 //! doesn't silently mean its default.
 
 use crate::dialect::Dialect;
+use crate::entry::dns::parse_name;
+use crate::entry::list::ListSource;
 use crate::rate::Rate;
 use crate::voucher_peer::VoucherPeer;
-use anyhow::Context;
+use anyhow::{Context, anyhow, ensure};
 use clap::{Args, ValueEnum};
 use libp2p::Multiaddr;
 use narswarm_protocol::fetch::UpstreamMode;
+use narswarm_protocol::limits::MAX_ENTRY_SOURCES;
+use narswarm_protocol::seed_list::SeedListKey;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -143,6 +147,15 @@ pub struct NodeArgs {
     /// Don't use the built-in entry nodes.
     #[arg(long)]
     pub no_default_bootstrap: bool,
+    /// Name whose TXT records (_dnsaddr.NAME) list entry nodes. Repeatable.
+    #[arg(long, env = "NARSWARM_DNSADDR", value_delimiter = ',', value_name = "NAME", value_parser = parse_name)]
+    pub dnsaddr: Vec<String>,
+    /// Signed list of entry nodes, at a URL or in a file. Repeatable.
+    #[arg(long, env = "NARSWARM_SEED_LIST", value_delimiter = ',', value_name = "URL|FILE")]
+    pub seed_list: Vec<ListSource>,
+    /// Key whose signature on such a list is believed. Repeatable.
+    #[arg(long, env = "NARSWARM_SEED_LIST_KEY", value_delimiter = ',', value_name = "KEY")]
+    pub seed_list_key: Vec<SeedListKey>,
     /// Don't look for peers on the local network.
     #[arg(long)]
     pub no_mdns: bool,
@@ -200,6 +213,10 @@ struct FileConfig {
     listen: Option<Vec<Multiaddr>>,
     bootstrap: Option<Vec<Multiaddr>>,
     default_bootstrap: Option<bool>,
+    dnsaddr: Option<Vec<String>>,
+    seed_lists: Option<Vec<ListSource>>,
+    seed_list_keys: Option<Vec<SeedListKey>>,
+    resolver: Option<SocketAddr>,
     mdns: Option<bool>,
     external: Option<Vec<Multiaddr>>,
     upnp: Option<bool>,
@@ -242,6 +259,14 @@ pub struct Config {
     pub bootstrap: Vec<Multiaddr>,
     /// Whether the built-in entry nodes are used as well.
     pub default_bootstrap: bool,
+    /// Names whose TXT records list entry nodes.
+    pub dnsaddr: Vec<String>,
+    /// Signed lists of entry nodes, at URLs or in files.
+    pub seed_lists: Vec<ListSource>,
+    /// Keys whose signatures on such lists are believed.
+    pub seed_list_keys: Vec<SeedListKey>,
+    /// The DNS server that is asked for names of peers; those of the system when there is none.
+    pub resolver: Option<SocketAddr>,
     /// Whether peers are looked for on the local network.
     pub mdns: bool,
     /// Addresses at which others reach this node, such as that of a forwarded port.
@@ -317,6 +342,19 @@ impl Config {
         };
         let store_db = node.store_db.clone().or(file.store_db);
         let store_db_is_default = store_db.is_none();
+        let dnsaddr = list(&node.dnsaddr, file.dnsaddr, Vec::new);
+        let dnsaddr: Result<Vec<_>, _> = dnsaddr.iter().map(|name| parse_name(name)).collect();
+        let dnsaddr = dnsaddr.map_err(|error| anyhow!("dnsaddr: {error}"))?;
+        let seed_lists = list(&node.seed_list, file.seed_lists, Vec::new);
+        let seed_list_keys = list(&node.seed_list_key, file.seed_list_keys, Vec::new);
+        ensure!(
+            seed_lists.is_empty() || !seed_list_keys.is_empty(),
+            "seed lists are named, but no key to believe: say seed_list_keys as well"
+        );
+        ensure!(
+            dnsaddr.len() + seed_lists.len() <= MAX_ENTRY_SOURCES,
+            "more than {MAX_ENTRY_SOURCES} names and lists of entry nodes: any one suffices"
+        );
         Ok(Self {
             data_dir: match common.data_dir.clone().or(file.data_dir) {
                 Some(dir) => dir,
@@ -330,6 +368,10 @@ impl Config {
             listen: list(&node.listen, file.listen, || parsed(&DEFAULT_LISTEN)),
             bootstrap: list(&node.bootstrap, file.bootstrap, Vec::new),
             default_bootstrap: !node.no_default_bootstrap && file.default_bootstrap.unwrap_or(true),
+            dnsaddr,
+            seed_lists,
+            seed_list_keys,
+            resolver: file.resolver,
             mdns: !node.no_mdns && file.mdns.unwrap_or(true),
             external: list(&node.external, file.external, Vec::new),
             upnp: !node.no_upnp && file.upnp.unwrap_or(true),

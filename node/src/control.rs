@@ -4,18 +4,24 @@
 //! One JSON object a line in each direction. The socket lies in a directory that only the owner
 //! can enter, so whoever can connect may ask.
 
+pub mod view;
+
 use crate::engine::mirror::{self, Report};
 use crate::engine::{Engine, SharedEntry};
+use crate::entry::Entry;
+use crate::net::Net;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tracing::warn;
+use view::NodeView;
 
 /// What a subcommand asks.
 #[derive(Debug, Serialize, Deserialize)]
@@ -25,6 +31,8 @@ enum Request {
     Import { sources: Vec<PathBuf> },
     /// Tell what others can learn of this node's holdings.
     Shared,
+    /// Show what there is to see.
+    View,
 }
 
 /// A line of the answer to [`Request::Shared`].
@@ -39,6 +47,9 @@ enum SharedReport {
     Failed(String),
 }
 
+/// How long a running node may take to show it: it does so from memory.
+const VIEW_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Longest request: a few hundred paths.
 const MAX_REQUEST_BYTES: u64 = 1 << 20;
 
@@ -52,7 +63,12 @@ pub fn socket(data_dir: &Path) -> PathBuf {
 ///
 /// # Errors
 /// When the socket can't be made.
-pub fn listen(data_dir: PathBuf, engine: Engine) -> anyhow::Result<impl Future<Output = ()>> {
+pub fn listen(
+    data_dir: PathBuf,
+    engine: Engine,
+    net: Net,
+    entry: Entry,
+) -> anyhow::Result<impl Future<Output = ()>> {
     let path = socket(&data_dir);
     // The lock on the data directory is ours, so a socket found here is a dead node's.
     let _ = std::fs::remove_file(&path);
@@ -62,9 +78,9 @@ pub fn listen(data_dir: PathBuf, engine: Engine) -> anyhow::Result<impl Future<O
     Ok(async move {
         let _cleanup = RemoveOnDrop(path);
         while let Ok((stream, _)) = listener.accept().await {
-            let engine = engine.clone();
+            let (engine, net, entry) = (engine.clone(), net.clone(), entry.clone());
             tokio::spawn(async move {
-                if let Err(error) = serve(stream, engine).await {
+                if let Err(error) = serve(stream, engine, &net, &entry).await {
                     warn!("control socket: {error:#}");
                 }
             });
@@ -80,13 +96,14 @@ impl Drop for RemoveOnDrop {
     }
 }
 
-async fn serve(stream: UnixStream, engine: Engine) -> anyhow::Result<()> {
+async fn serve(stream: UnixStream, engine: Engine, net: &Net, entry: &Entry) -> anyhow::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
     tokio::io::BufReader::new(reader.take(MAX_REQUEST_BYTES)).read_line(&mut line).await?;
     match serde_json::from_str(&line)? {
         Request::Import { sources } => serve_import(&mut writer, engine, sources).await,
         Request::Shared => serve_shared(&mut writer, engine).await,
+        Request::View => write_line(&mut writer, &view::view(net, entry).await).await,
     }
 }
 
@@ -182,4 +199,26 @@ pub fn shared(data_dir: &Path, mut hear: impl FnMut(Vec<SharedEntry>)) -> anyhow
         }
     }
     anyhow::bail!("the running node went away before the list was complete")
+}
+
+/// What the node that holds `data_dir` shows; blocking.
+///
+/// # Errors
+/// When none runs there, or it doesn't answer in time.
+pub fn view_of(data_dir: &Path) -> anyhow::Result<NodeView> {
+    let path = socket(data_dir);
+    let mut stream = std::os::unix::net::UnixStream::connect(&path).with_context(|| {
+        format!(
+            "no node is running on {} (nobody listens at {})",
+            data_dir.display(),
+            path.display()
+        )
+    })?;
+    stream.set_read_timeout(Some(VIEW_PATIENCE))?;
+    let mut line = serde_json::to_vec(&Request::View)?;
+    line.push(b'\n');
+    stream.write_all(&line)?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer).context("the node doesn't answer")?;
+    serde_json::from_str(&answer).context("the node's answer isn't understood: is it an older one?")
 }

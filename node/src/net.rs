@@ -8,6 +8,7 @@
 //! - below: `transport`, `tls`, `yamux`, `pacing` (TCP before QUIC before relays);
 //! - who and where: `behaviour`, `swarm` (the task), `book`, [`peers`], `dialing`, [`routing`];
 //! - `networks`: what one network of the Internet may have of this node;
+//! - `inspect`: a look at all of it; [`resolver`]: who is asked for names;
 //! - [`reach`]: how others reach this node, whatever its NAT does, and what may be dialled;
 //! - conversations: `streams`, `messages`, `query` and [`transfer`] (asking), `serve`.
 
@@ -18,19 +19,21 @@ pub mod counters;
 mod dialing;
 pub mod error;
 pub mod events;
+mod inspect;
 mod messages;
 mod networks;
 mod pacing;
 pub mod peers;
 mod query;
 pub mod reach;
+pub mod resolver;
 pub mod responder;
 pub mod routing;
 mod serve;
 mod streams;
 mod swarm;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -42,15 +45,18 @@ pub use behaviour::{KAD_PROTOCOL, NETWORK, kad_config};
 pub use book::{Reach, is_plausible, reach};
 pub use config::{NetConfig, NetTiming, ReachConfig};
 pub use counters::NetCounters;
+pub use dialing::{Source, SourceState};
 pub use error::{Fault, NetError, PeerError};
 pub use events::NetEvent;
+pub use inspect::NetView;
+pub use pacing::peer_of;
 pub use peers::PeerInfo;
 pub use reach::Nat;
 pub use reach::guard::Guard;
 pub use responder::{Held, Responder, ServedNar};
 pub use routing::records::ProviderRecords;
 pub use routing::{Provider, ProviderKey, Routing, RoutingError};
-pub use streams::Counters as StreamCounters;
+pub use streams::{Counters as StreamCounters, reason as dial_reason};
 pub use transfer::{FetchRequests, FetchResponses, NarResponses};
 pub use transport::{SetupError, build as build_transport};
 
@@ -132,7 +138,7 @@ impl Net {
         config.bootstrap.iter().chain(known).for_each(|address| guard.allow(address));
         let (relayed, relay_client) =
             config.reach.traverse.then(|| relay::client::new(peer)).unzip();
-        let transport = transport::build(&config.keypair, &guard, relayed)?;
+        let transport = transport::build(&config.keypair, &guard, relayed, config.resolver)?;
         let (behaviour, control) =
             behaviour::Behaviour::new(&config, book.clone(), acceptor, relay_client);
         let swarm =
@@ -142,12 +148,16 @@ impl Net {
         let (events, subscription) = broadcast::channel(EVENTS);
         let (view, table) = (Arc::<Mutex<View>>::default(), Arc::<AtomicUsize>::default());
         let known = config.known_peers.iter().map(|(peer, _)| *peer);
+        let now = Instant::now();
+        let mut dialing = Dialing::new(peer, config.timing.redial, rand::random());
+        dialing.offer(Source::CONFIGURED, config.bootstrap.iter().cloned(), now);
+        dialing.offer_known(known, now);
         let mut task = Task {
             swarm,
             view: view.clone(),
             book: book.clone(),
             control: control.clone(),
-            dialing: Dialing::new(&config.bootstrap, known, config.timing.redial, Instant::now()),
+            dialing,
             lookups: Lookups::new(peer, table.clone()),
             diversity: Diversity::default(),
             reaching: Reaching::new(&config, guard),

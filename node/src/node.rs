@@ -5,6 +5,8 @@ use crate::config::{Config, Role, Share};
 use crate::control;
 use crate::dialect::Dialect;
 use crate::engine::{Engine, EngineConfig, SharedEntry, announce_all};
+use crate::entry::builtin::{BUILT_IN, BuiltIn};
+use crate::entry::{Entry, EntryConfig};
 use crate::http::{self, Backend, HttpConfig, StatusReport};
 use crate::metrics::Metrics;
 use crate::net::{Net, NetConfig, NetError, ReachConfig};
@@ -90,7 +92,10 @@ impl Node {
         node.tasks.spawn(node.until_stop(async move { announce_all(&announcer).await }));
         let keys = watch_acl(acl_files, node.reload.clone(), engine.clone());
         node.tasks.spawn(node.until_stop(keys));
-        let control = control::listen(node.data.path().to_owned(), engine.clone())?;
+        let entry = Entry::new(entry_config(&config), node.net.clone());
+        node.tasks.spawn(node.until_stop(entry.clone().run()));
+        let control =
+            control::listen(node.data.path().to_owned(), engine.clone(), node.net.clone(), entry)?;
         node.tasks.spawn(node.until_stop(control));
         let http_config = HttpConfig {
             store_dir: config.store.to_string_lossy().into_owned(),
@@ -195,7 +200,9 @@ fn engine_config(config: &Config, data: &DataDir, policy: Policy) -> anyhow::Res
         policy,
         upstream_mode: config.upstream_mode.into(),
         store_dir: config.store.to_string_lossy().trim_end_matches('/').to_owned(),
-        expects_peers: !config.bootstrap.is_empty(),
+        expects_peers: !(config.bootstrap.is_empty()
+            && config.dnsaddr.is_empty()
+            && config.seed_lists.is_empty()),
         voucher_signer,
         voucher_keys: config.voucher_keys.iter().map(VoucherPeer::key).collect(),
     })
@@ -249,6 +256,19 @@ async fn watch_acl(files: AclFiles, reload: Reload, engine: Engine) {
         }
     })
     .await;
+}
+
+/// Where to look for entry nodes.
+pub(crate) fn entry_config(config: &Config) -> EntryConfig {
+    EntryConfig {
+        built_in: if config.default_bootstrap { BUILT_IN } else { BuiltIn::default() },
+        bootstrap: config.bootstrap.clone(),
+        dnsaddr: config.dnsaddr.clone(),
+        resolver: config.resolver,
+        lists: config.seed_lists.clone(),
+        keys: config.seed_list_keys.clone(),
+        cache: config.data_dir.join("seed-lists"),
+    }
 }
 
 /// The substitute servers, if there are any, and connections to them under way.
@@ -317,6 +337,7 @@ async fn start_net(
     net.listen = config.listen.clone();
     net.bootstrap = config.bootstrap.clone();
     net.known_peers = store.load_peers().unwrap_or_default();
+    net.resolver = config.resolver;
     net.mdns = config.mdns;
     net.server = config.role != Role::Proxy;
     net.reach = ReachConfig {

@@ -571,6 +571,23 @@ pub const MAX_SEED_LIST_ADDRESS_BYTES: usize = MAX_SAVED_ADDRESS_BYTES;
 /// Most signatures of a seed list that are looked at: an old key and a new one, of a few parties.
 pub const MAX_SEED_LIST_SIGNATURES: usize = 8;
 
+/// Most names and lists of entry nodes that one node follows: any one suffices.
+pub const MAX_ENTRY_SOURCES: usize = 64;
+
+/// Most addresses that are used of one source of entry nodes.
+pub const MAX_SOURCE_ADDRESSES: usize = MAX_SEED_LIST_ADDRESSES;
+
+/// Most names that are looked up for one name of entry nodes: a few zones, each once.
+pub const MAX_DNSADDR_LOOKUPS: usize = 8;
+
+/// Most attempts to connect of one source at a time: addresses that swallow packets hold their
+/// places for ten seconds each, and the source's others have to come to their turn.
+pub const MAX_ENTRY_DIALS_PER_SOURCE: usize = 8;
+
+/// Most attempts of all sources at a time: half of what may be under way at all, so that the
+/// lookups of the DHT and the requests of guix always find room.
+pub const MAX_ENTRY_DIALS: usize = 64;
+
 /// Neighbours from which the size of the DHT is estimated: as many as Kademlia keeps close to
 /// itself, and so knows without gaps.
 pub const MAX_SIZE_NEIGHBOURS: usize = 20;

@@ -47,7 +47,11 @@ pub fn run(args: StatusArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-async fn fetch(config: &Config) -> anyhow::Result<StatusReport> {
+/// What the node on the data directory says of itself.
+///
+/// # Errors
+/// When none runs there, or it doesn't answer.
+pub async fn fetch(config: &Config) -> anyhow::Result<StatusReport> {
     let dir = config.data_dir.display();
     let info = RunInfo::read(&config.data_dir)?
         .with_context(|| format!("no node is running on the data directory {dir}"))?;

@@ -165,6 +165,12 @@ impl Book {
         self.0.lock().get(peer).map(|entry| entry.addresses.clone()).unwrap_or_default()
     }
 
+    /// All peers with their addresses, those heard of last first.
+    #[must_use]
+    pub fn all(&self) -> Vec<(PeerId, Vec<Multiaddr>)> {
+        self.0.lock().iter().map(|(peer, entry)| (*peer, entry.addresses.clone())).collect()
+    }
+
     /// How many peers are known.
     #[must_use]
     pub fn len(&self) -> usize {

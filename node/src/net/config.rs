@@ -4,6 +4,7 @@ use crate::rate::DownloadLimit;
 use libp2p::identity::Keypair;
 use libp2p::{Multiaddr, PeerId};
 use narswarm_protocol::upload::UploadConfig;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// How to take part in the network.
@@ -18,6 +19,8 @@ pub struct NetConfig {
     pub bootstrap: Vec<Multiaddr>,
     /// Peers known from before, best first.
     pub known_peers: Vec<(PeerId, Vec<Multiaddr>)>,
+    /// Who is asked for names in addresses; none asks the system's servers.
+    pub resolver: Option<SocketAddr>,
     /// Whether to find and be found by peers on the local network.
     pub mdns: bool,
     /// Whether to answer lookups of others in the DHT. Nodes that share nothing don't.
@@ -72,6 +75,7 @@ impl NetConfig {
             listen: Vec::new(),
             bootstrap: Vec::new(),
             known_peers: Vec::new(),
+            resolver: None,
             mdns: false,
             server: true,
             upload: UploadConfig::default(),

@@ -24,12 +24,26 @@ pub struct PeerInfo {
     pub agent: String,
     /// Whether it is on the same machine or local network.
     pub lan: bool,
+    /// Connections that this node has made, the others the peer has.
+    pub dialled: usize,
+}
+
+impl PeerInfo {
+    /// Who has connected: `out` if this node has, `in` if the peer has, or `both`.
+    #[must_use]
+    pub fn direction(&self) -> &'static str {
+        match self.dialled {
+            0 => "in",
+            all if all == self.addresses.len() => "out",
+            _ => "both",
+        }
+    }
 }
 
 /// What is kept of a connected peer.
 #[derive(Default)]
 struct Connected {
-    connections: BTreeMap<ConnectionId, Multiaddr>,
+    connections: BTreeMap<ConnectionId, ConnectedPoint>,
     rtt: Option<Duration>,
     identified: bool,
     ours: bool,
@@ -48,7 +62,7 @@ impl Peers {
     /// A connection was made; says whether it is the peer's first.
     pub fn connect(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint) -> bool {
         let entry = self.connected.entry(peer).or_default();
-        entry.connections.insert(id, endpoint.get_remote_address().clone());
+        entry.connections.insert(id, endpoint.clone());
         entry.connections.len() == 1
     }
 
@@ -91,10 +105,16 @@ impl Peers {
         }
     }
 
+    /// How many peers have announced themselves on the local network.
+    pub fn local_count(&self) -> usize {
+        self.local.len()
+    }
+
     /// From how near the nearest connection comes: addresses that reach no further may be of use.
     pub fn nearest(&self) -> Reach {
         let connections = self.connected.values().flat_map(|entry| entry.connections.values());
-        connections.filter_map(reach).min().unwrap_or(Reach::Everywhere)
+        let addresses = connections.map(ConnectedPoint::get_remote_address);
+        addresses.filter_map(reach).min().unwrap_or(Reach::Everywhere)
     }
 
     /// Whether the peer is connected.
@@ -110,7 +130,9 @@ impl Peers {
     /// What is known of a connected peer.
     pub fn info(&self, peer: &PeerId) -> Option<PeerInfo> {
         let entry = self.connected.get(peer)?;
-        let addresses: Vec<_> = entry.connections.values().cloned().collect();
+        let connections = entry.connections.values();
+        let dialled = connections.clone().filter(|connection| connection.is_dialer()).count();
+        let addresses: Vec<_> = connections.map(|c| c.get_remote_address().clone()).collect();
         let near = |address| reach(address).is_some_and(|reach| reach < Reach::Everywhere);
         Some(PeerInfo {
             peer: *peer,
@@ -119,6 +141,7 @@ impl Peers {
             rtt: entry.rtt,
             ours: entry.ours,
             agent: entry.agent.clone(),
+            dialled,
         })
     }
 

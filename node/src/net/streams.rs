@@ -10,7 +10,7 @@ mod handler;
 mod peer_stream;
 
 pub use behaviour::Behaviour;
-pub(super) use behaviour::reason;
+pub use behaviour::reason;
 pub use peer_stream::PeerStream;
 
 use super::error::PeerError;
@@ -74,6 +74,13 @@ pub struct Counters {
     pub opened: AtomicU64,
 }
 
+/// Octets that streams of one connection have carried.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    received: AtomicU64,
+    sent: AtomicU64,
+}
+
 /// A connection on which streams can be opened.
 #[derive(Clone)]
 struct Link {
@@ -84,6 +91,7 @@ struct Link {
     relayed: bool,
     /// QUIC moves a third of what TCP does, so it is the second choice.
     quic: bool,
+    traffic: Arc<Traffic>,
 }
 
 /// What those who want streams and the behaviour share.
@@ -238,6 +246,17 @@ impl Control {
     pub fn punch_over(&self, peer: PeerId) {
         // Whoever waits learns it by its end.
         self.shared.lock().punching.remove(&peer);
+    }
+
+    /// Octets received and sent by streams, over the connections to a peer that are open.
+    #[must_use]
+    pub fn traffic(&self, peer: &PeerId) -> (u64, u64) {
+        let shared = self.shared.lock();
+        let links = shared.links.get(peer).into_iter().flatten();
+        links.fold((0, 0), |(received, sent), link| {
+            let more = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+            (received + more(&link.traffic.received), sent + more(&link.traffic.sent))
+        })
     }
 
     /// Whether there is a connection to this peer.

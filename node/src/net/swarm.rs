@@ -2,8 +2,9 @@
 
 use super::behaviour::{Behaviour, BehaviourEvent, KAD_PROTOCOL, NETWORK};
 use super::book::{Book, Reach, is_plausible, reach};
-use super::dialing::Dialing;
+use super::dialing::{Dialing, Source};
 use super::events::NetEvent;
+use super::inspect::NetView;
 use super::networks::network_of;
 use super::peers::Peers;
 use super::reach::upkeep::Reaching;
@@ -41,6 +42,10 @@ pub enum Command {
     Useful { peer: PeerId },
     /// Keep a peer out for a while.
     Ban { peer: PeerId, until: Instant },
+    /// Enter the network by these addresses of a source.
+    Enter { source: Source, addresses: Vec<Multiaddr>, trusted: bool },
+    /// Show everything.
+    Inspect { reply: oneshot::Sender<NetView> },
     /// End.
     Shutdown,
 }
@@ -162,6 +167,13 @@ impl Task {
             Command::Withdraw { keys } => self.lookups.withdraw(kad, &keys),
             Command::Useful { peer } => self.keep(peer),
             Command::Ban { peer, until } => self.ban(peer, until),
+            Command::Enter { source, addresses, trusted } => {
+                if trusted {
+                    addresses.iter().for_each(|address| self.reaching.allow(address));
+                }
+                self.dialing.offer(source, addresses, Instant::now());
+            }
+            Command::Inspect { reply } => drop(reply.send(self.inspect())),
             Command::Shutdown => {}
         }
     }
@@ -202,7 +214,7 @@ impl Task {
                     self.book.prefer(peer_id, endpoint.get_remote_address());
                 }
                 self.reach_connected(peer_id, connection_id, &endpoint, Instant::now());
-                self.dialing.connected(peer_id, connection_id);
+                self.dialing.connected(peer_id, connection_id, Instant::now());
                 if self.dialing.is_bootstrap(&peer_id) {
                     self.control.keep(peer_id, true);
                 }
@@ -259,8 +271,9 @@ impl Task {
     }
 
     fn dial_failed(&mut self, id: ConnectionId, peer: Option<PeerId>, error: &DialError) {
+        let reason = super::streams::reason(error);
         let view = self.view.lock();
-        self.dialing.failed(id, Instant::now(), |peer| view.peers.contains(peer));
+        self.dialing.failed(id, Instant::now(), &reason, |peer| view.peers.contains(peer));
         drop(view);
         match (peer, error) {
             (Some(peer), DialError::Transport(attempts)) => {
@@ -273,7 +286,6 @@ impl Task {
             _ => {}
         }
         if !matches!(error, DialError::DialPeerConditionFalse(_)) {
-            let reason = super::streams::reason(error);
             tracing::debug!(?peer, reason, "cannot connect");
         }
     }

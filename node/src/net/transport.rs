@@ -3,7 +3,7 @@
 
 use super::pacing::Paced;
 use super::reach::guard::{Guard, Guarded};
-use super::{tls, yamux};
+use super::{resolver, tls, yamux};
 use futures::future::{self, BoxFuture, FutureExt};
 use futures::{AsyncRead, AsyncWrite};
 use libp2p::core::muxing::StreamMuxerBox;
@@ -14,6 +14,7 @@ use libp2p::core::upgrade::{
 use libp2p::identity::Keypair;
 use libp2p::{PeerId, dns, noise, quic, relay, tcp};
 use socket2::SockRef;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// How long a connection may take to be set up: several round trips of the worst links, and short
@@ -45,7 +46,7 @@ pub enum SetupError {
 type Muxed = (PeerId, StreamMuxerBox);
 
 /// All transports of a node with this key, which dials what `guard` lets through; `relayed` is the
-/// one through relays.
+/// one through relays, `resolver` the server that is asked for names in place of the system's.
 ///
 /// # Errors
 /// See [`SetupError`]; both concern the key. Without a usable resolver configuration names are
@@ -54,13 +55,15 @@ pub fn build(
     key: &Keypair,
     guard: &Guard,
     relayed: Option<relay::client::Transport>,
+    resolver: Option<SocketAddr>,
 ) -> Result<Boxed<Muxed>, SetupError> {
     let security = Security { tls: tls::Config::new(key)?, noise: noise::Config::new(key)? };
-    let direct = match dns::tokio::Transport::system(without_names(key, guard, &security)) {
-        Ok(resolving) => resolving.boxed(),
+    let direct = without_names(key, guard, &security);
+    let direct = match resolver::config(resolver) {
+        Ok((config, options)) => dns::tokio::Transport::custom(direct, config, options).boxed(),
         Err(error) => {
-            tracing::warn!(%error, "names in addresses are not resolved: no resolver configuration");
-            without_names(key, guard, &security)
+            tracing::warn!("names in addresses are not resolved: {error}");
+            direct
         }
     };
     let Some(relayed) = relayed else { return Ok(Paced::new(direct).boxed()) };

@@ -2,7 +2,7 @@
 //! dials peers to whom somebody wants a stream.
 
 use super::handler::Handler;
-use super::{Accept, Control, Counters, Link, Shared};
+use super::{Accept, Control, Counters, Link, Shared, Traffic};
 use crate::net::book::Book;
 use crate::net::reach::{is_direct, is_quic};
 use libp2p::core::Endpoint;
@@ -70,10 +70,18 @@ impl Behaviour {
         let kept = self.shared.lock().kept.contains_key(&peer);
         let keep = Arc::new(AtomicBool::new(kept));
         let quic = is_quic(address);
-        self.fresh
-            .insert(connection, Link { connection, wishes, keep: keep.clone(), relayed, quic });
+        let traffic = Arc::<Traffic>::default();
+        let link = Link {
+            connection,
+            wishes,
+            keep: keep.clone(),
+            relayed,
+            quic,
+            traffic: traffic.clone(),
+        };
+        self.fresh.insert(connection, link);
         let (accept, counters) = (self.accept.clone(), self.counters.clone());
-        Handler::new(peer, receivers, self.outbound_limit, keep, accept, counters)
+        Handler::new(peer, receivers, self.outbound_limit, keep, accept, counters, traffic)
     }
 
     fn connected(&mut self, established: ConnectionEstablished<'_>) {
@@ -118,8 +126,26 @@ impl Behaviour {
     }
 }
 
+/// What is at the bottom of an error, in one line: transports wrap errors in others that say little
+/// or nothing.
+fn innermost(error: &dyn std::error::Error) -> String {
+    /// More is a tale.
+    const MAX_CHARACTERS: usize = 200;
+    let mut said = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let deeper = inner.to_string();
+        if !deeper.is_empty() {
+            said = deeper;
+        }
+        cause = inner.source();
+    }
+    let words: Vec<_> = said.split_whitespace().collect();
+    words.join(" ").chars().take(MAX_CHARACTERS).collect()
+}
+
 /// Says in one line why a peer was not reached.
-pub(in crate::net) fn reason(error: &DialError) -> String {
+pub fn reason(error: &DialError) -> String {
     match error {
         DialError::NoAddresses => "no address of it is known".to_owned(),
         DialError::LocalPeerId { .. } => "it is this node itself".to_owned(),
@@ -130,7 +156,7 @@ pub(in crate::net) fn reason(error: &DialError) -> String {
         DialError::Transport(attempts) => {
             let first = attempts.iter().take(4);
             let texts: Vec<_> =
-                first.map(|(address, error)| format!("{address}: {error}")).collect();
+                first.map(|(address, error)| format!("{address}: {}", innermost(error))).collect();
             format!("{} addresses failed: {}", attempts.len(), texts.join("; "))
         }
     }

@@ -1,7 +1,7 @@
 //! The part of [`super::Behaviour`] that lives in each connection's task.
 
 use super::peer_stream::{Living, PeerStream};
-use super::{Accept, Counters, PROTOCOLS, Protocol};
+use super::{Accept, Counters, PROTOCOLS, Protocol, Traffic};
 use crate::net::error::PeerError;
 use futures::future::{Ready, ready};
 use libp2p::core::upgrade::{InboundUpgrade, OutboundUpgrade, UpgradeInfo};
@@ -58,6 +58,7 @@ pub struct Handler {
     keep: Arc<AtomicBool>,
     accept: Arc<dyn Accept>,
     counters: Arc<Counters>,
+    traffic: Arc<Traffic>,
     lanes: [Lane; PROTOCOLS],
 }
 
@@ -69,10 +70,11 @@ impl Handler {
         keep: Arc<AtomicBool>,
         accept: Arc<dyn Accept>,
         counters: Arc<Counters>,
+        traffic: Arc<Traffic>,
     ) -> Self {
         let lane =
             |wishes| Lane { wishes, opening: 0, outbound: Arc::default(), inbound: Arc::default() };
-        Self { peer, outbound_limit, keep, accept, counters, lanes: wishes.map(lane) }
+        Self { peer, outbound_limit, keep, accept, counters, traffic, lanes: wishes.map(lane) }
     }
 
     fn accept(&mut self, stream: Stream, protocol: Protocol) {
@@ -83,7 +85,8 @@ impl Handler {
             return;
         }
         self.counters.accepted.fetch_add(1, Ordering::Relaxed);
-        self.accept.accept(self.peer, protocol, PeerStream::new(stream, living.count_one()));
+        let stream = PeerStream::new(stream, living.count_one(), self.traffic.clone());
+        self.accept.accept(self.peer, protocol, stream);
     }
 }
 
@@ -138,7 +141,8 @@ impl ConnectionHandler for Handler {
                 let lane = &mut self.lanes[wish.protocol as usize];
                 lane.opening -= 1;
                 // Whoever has given up meanwhile drops it, which resets the stream.
-                let stream = PeerStream::new(outbound.protocol, lane.outbound.count_one());
+                let place = lane.outbound.count_one();
+                let stream = PeerStream::new(outbound.protocol, place, self.traffic.clone());
                 let _ = wish.reply.send(Ok(stream));
             }
             ConnectionEvent::DialUpgradeError(failed) => {

@@ -1,11 +1,12 @@
 //! A stream that can be used up but not misused.
 
+use super::Traffic;
 use futures::{AsyncRead, AsyncWrite};
 use libp2p::Stream;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use futures::task::AtomicWaker;
@@ -52,12 +53,21 @@ impl Drop for Place {
 pub struct PeerStream {
     stream: Stream,
     failed: bool,
+    traffic: Arc<Traffic>,
     _place: Option<Place>,
 }
 
 impl PeerStream {
-    pub(super) fn new(stream: Stream, place: Place) -> Self {
-        Self { stream, failed: false, _place: Some(place) }
+    pub(super) fn new(stream: Stream, place: Place, traffic: Arc<Traffic>) -> Self {
+        Self { stream, failed: false, traffic, _place: Some(place) }
+    }
+
+    /// Counts octets that have gone through.
+    fn counted(counter: &AtomicU64, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(octets)) = &result {
+            counter.fetch_add(*octets as u64, Ordering::Relaxed);
+        }
+        result
     }
 
     /// Runs one operation, unless one has failed before.
@@ -80,7 +90,8 @@ impl AsyncRead for PeerStream {
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        self.guarded(|stream| stream.poll_read(cx, buffer))
+        let traffic = self.traffic.clone();
+        Self::counted(&traffic.received, self.guarded(|stream| stream.poll_read(cx, buffer)))
     }
 }
 
@@ -90,7 +101,8 @@ impl AsyncWrite for PeerStream {
         cx: &mut Context<'_>,
         octets: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.guarded(|stream| stream.poll_write(cx, octets))
+        let traffic = self.traffic.clone();
+        Self::counted(&traffic.sent, self.guarded(|stream| stream.poll_write(cx, octets)))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
