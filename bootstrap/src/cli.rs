@@ -5,7 +5,7 @@ use crate::config::{ConfigArgs, RunArgs};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
-/// An entry node for a narswarm network.
+/// An entry node for a narswarm network, and the tools for its signed lists.
 ///
 /// It serves no nars: newcomers ask it for others.
 #[derive(Debug, Parser)]
@@ -21,6 +21,9 @@ enum Command {
     Run(RunArgs),
     /// Print the configuration in effect, as TOML.
     Config(ConfigArgs),
+    /// Make, sign and check lists of entry nodes.
+    #[command(subcommand)]
+    List(cmd::list::ListCommand),
 }
 
 impl Cli {
@@ -32,6 +35,7 @@ impl Cli {
         match self.command {
             Command::Run(args) => cmd::run::run(&args),
             Command::Config(args) => cmd::config::run(&args),
+            Command::List(command) => cmd::list::run(command),
         }
     }
 }

@@ -21,6 +21,10 @@ pub enum Request {
     Other,
 }
 
+impl Request {
+    const ALL: [Self; 4] = [Self::FindNode, Self::GetProviders, Self::AddProvider, Self::Other];
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     request: Request,
@@ -86,6 +90,10 @@ impl Metrics {
             requests: Family::default(),
         };
         metrics.register();
+        // From the start, so that a rate can be told of the first one.
+        for request in Request::ALL {
+            let _ = metrics.requests.get_or_create(&RequestLabels { request });
+        }
         metrics
     }
 
