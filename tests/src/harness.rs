@@ -6,6 +6,7 @@
 
 pub mod compression;
 pub mod delay;
+pub mod dns_server;
 pub mod entry_node;
 pub mod guix;
 pub mod guix_store;

@@ -82,6 +82,7 @@ pub struct NodeSpec {
     log: PathBuf,
     command: Command,
     has_upstream: bool,
+    mdns: bool,
     listen: Ipv4Addr,
     port: Option<u16>,
     namespace: Option<Namespace>,
@@ -93,9 +94,10 @@ impl NodeSpec {
     pub fn new(data_dir: PathBuf, log: PathBuf) -> Self {
         let mut command = program::command("run");
         command.arg("--data-dir").arg(&data_dir);
-        command.args(["--http", "127.0.0.1:0", "--no-mdns", "--no-default-bootstrap"]);
+        command.args(["--http", "127.0.0.1:0", "--no-default-bootstrap"]);
         let listen = Ipv4Addr::LOCALHOST;
-        Self { data_dir, log, command, has_upstream: false, listen, port: None, namespace: None }
+        let (has_upstream, mdns) = (false, false);
+        Self { data_dir, log, command, has_upstream, mdns, listen, port: None, namespace: None }
     }
 
     /// Any argument.
@@ -146,6 +148,24 @@ impl NodeSpec {
         self.arg("--bootstrap").arg(address)
     }
 
+    /// Looks for peers on the local network.
+    #[must_use]
+    pub fn mdns(mut self) -> Self {
+        self.mdns = true;
+        self
+    }
+
+    /// With these lines in its configuration.
+    ///
+    /// # Panics
+    /// When the file can't be written.
+    #[must_use]
+    pub fn configured(self, lines: &str) -> Self {
+        let file = self.data_dir.with_extension("toml");
+        fs::write(&file, lines).expect("a configuration file");
+        self.arg("--config").arg(file)
+    }
+
     /// Falls back on this substitute server.
     #[must_use]
     pub fn upstream(mut self, url: &str) -> Self {
@@ -157,6 +177,9 @@ impl NodeSpec {
     fn into_command(mut self) -> Command {
         if !self.has_upstream {
             self.command.arg("--no-upstream");
+        }
+        if !self.mdns {
+            self.command.arg("--no-mdns");
         }
         let (ip, port) = (self.listen, self.port.unwrap_or(0));
         self.command.arg("--listen").arg(format!("/ip4/{ip}/tcp/{port}"));

@@ -6,7 +6,9 @@
 
 mod commands;
 mod data_dir;
+mod doctor;
 mod entry_node;
+mod entry_sources;
 mod failures;
 mod files;
 mod hostile_clients;
