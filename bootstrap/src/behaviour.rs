@@ -6,7 +6,7 @@ use libp2p::identity::Keypair;
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{autonat, identify, kad, ping, relay, rendezvous};
-use narswarm_node::net::{NETWORK, ProviderRecords, kad_config};
+use narswarm_node::net::{NETWORK, NoRecords, kad_config};
 use narswarm_protocol::limits;
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ pub struct Behaviour {
     /// Round trips, and whether the other is still there.
     pub ping: ping::Behaviour,
     /// The DHT.
-    pub kad: kad::Behaviour<ProviderRecords>,
+    pub kad: kad::Behaviour<NoRecords>,
     /// Tries the addresses of others.
     pub autonat: Toggle<autonat::v2::server::Behaviour>,
     /// Relays for others.
@@ -63,7 +63,7 @@ impl Behaviour {
         let identify = identify::Config::new(NETWORK.to_owned(), key.public())
             .with_agent_version(agent)
             .with_cache_size(0);
-        let mut kad = kad::Behaviour::with_config(peer, ProviderRecords::new(peer), kad_config());
+        let mut kad = kad::Behaviour::with_config(peer, NoRecords, kad_config());
         // Whoever is an entry is meant to be reached, so there is nothing to find out.
         kad.set_mode(Some(kad::Mode::Server));
         let autonat = config.autonat.then(autonat::v2::server::Behaviour::default);

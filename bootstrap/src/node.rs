@@ -57,7 +57,7 @@ impl Node {
         let guard = Guard::default();
         config.bootstrap.iter().for_each(|address| guard.allow(address));
         let transport =
-            build_transport(data.keypair(), &guard, None, None).map_err(NetError::from)?;
+            build_transport(data.keypair(), None, &guard, None, None).map_err(NetError::from)?;
         let mut swarm = Swarm::new(transport, behaviour, peer, swarm_config(config.idle));
         let found = listen(&mut swarm, &config.listen).await?;
         let external = if config.external.is_empty() { &found } else { &config.external };

@@ -27,7 +27,7 @@ enum Command {
     /// List the peers of the running node.
     Peers(cmd::peers::PeersArgs),
     /// Find out what is wrong, and what to do about it.
-    Doctor(cmd::doctor::DoctorArgs),
+    Doctor(Box<cmd::doctor::DoctorArgs>),
     /// Give a verdict on narinfo files: would guix believe their signatures?
     Check(cmd::check::CheckArgs),
     /// Print the configuration in effect, as TOML.
@@ -48,7 +48,7 @@ impl Cli {
             Command::Status(args) => cmd::status::run(args),
             Command::Shared(args) => cmd::shared::run(*args, &mut std::io::stdout().lock()),
             Command::Peers(args) => cmd::peers::run(args),
-            Command::Doctor(args) => cmd::doctor::run(args),
+            Command::Doctor(args) => cmd::doctor::run(*args),
             Command::Check(args) => cmd::check::run(args, &mut std::io::stdout().lock()),
             Command::Config(args) => cmd::config::run(args),
             Command::Demo(args) => cmd::demo::run(args),

@@ -58,6 +58,8 @@ pub struct Metrics {
 
     /// Peers with an open connection.
     pub peers_connected: Gauge,
+    /// Peers that were asked what they hold and were not there.
+    pub stale_providers: Counter,
     /// What failed to verify, by kind.
     pub verification_failures: Family<VerificationLabels, Counter>,
     /// Requests for nars that were fetched ahead, or were on their way.
@@ -178,6 +180,7 @@ impl Metrics {
             http_shed: Counter::default(),
             http_responses: Family::default(),
             peers_connected: Gauge::default(),
+            stale_providers: Counter::default(),
             verification_failures: Family::default(),
             nars_read_ahead: Counter::default(),
             fetches: Family::default(),
@@ -247,6 +250,11 @@ impl Metrics {
         bytes("sent_to_peers", "Sent to peers", &self.sent_to_peers_bytes);
         bytes("sent_to_http", "Sent to HTTP clients", &self.sent_to_http_bytes);
         r.register("peers_connected", "Connected peers", self.peers_connected.clone());
+        r.register(
+            "stale_providers",
+            "Peers that were asked what they hold and were not there",
+            self.stale_providers.clone(),
+        );
         r.register(
             "verification_failures",
             "What failed to verify",

@@ -1,4 +1,4 @@
-//! The network: libp2p below, our two protocols above.
+//! The network: libp2p below, our protocols above.
 //!
 //! [`Net`] is all that the rest of the node sees. It asks peers what they hold ([`Net::query`])
 //! and fetches pieces ([`Net::open_fetch`]); it serves what its [`Responder`] gives; it finds
@@ -20,7 +20,9 @@ mod dialing;
 pub mod error;
 pub mod events;
 mod inspect;
+mod line;
 mod messages;
+mod network;
 mod networks;
 mod pacing;
 pub mod peers;
@@ -49,12 +51,13 @@ pub use dialing::{Source, SourceState};
 pub use error::{Fault, NetError, PeerError};
 pub use events::NetEvent;
 pub use inspect::NetView;
+pub use network::network_of;
 pub use pacing::peer_of;
 pub use peers::PeerInfo;
 pub use reach::Nat;
 pub use reach::guard::Guard;
 pub use responder::{Held, Responder, ServedNar};
-pub use routing::records::ProviderRecords;
+pub use routing::records::NoRecords;
 pub use routing::{Provider, ProviderKey, Routing, RoutingError};
 pub use streams::{Counters as StreamCounters, reason as dial_reason};
 pub use transfer::{FetchRequests, FetchResponses, NarResponses};
@@ -73,10 +76,10 @@ use narswarm_protocol::limits::MAX_CONNECTION_STREAMS;
 use narswarm_protocol::store_path::StoreHash;
 use parking_lot::Mutex;
 use reach::upkeep::Reaching;
+use routing::dht::{DhtRouting, Machine, drive};
 use routing::diversity::Diversity;
-use routing::kad::{KadRouting, Lookups};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 use streams::Control;
 use swarm::{Command, Task, View};
@@ -106,7 +109,7 @@ struct Inner {
     buffers: transfer::Buffers,
     shared: transfer::SharedSessions,
     server: Arc<serve::Server>,
-    routing: Arc<KadRouting>,
+    routing: Arc<DhtRouting>,
     commands: mpsc::Sender<Command>,
     task: Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
@@ -138,7 +141,8 @@ impl Net {
         config.bootstrap.iter().chain(known).for_each(|address| guard.allow(address));
         let (relayed, relay_client) =
             config.reach.traverse.then(|| relay::client::new(peer)).unzip();
-        let transport = transport::build(&config.keypair, &guard, relayed, config.resolver)?;
+        let transport =
+            transport::build(&config.keypair, config.line, &guard, relayed, config.resolver)?;
         let (behaviour, control) =
             behaviour::Behaviour::new(&config, book.clone(), acceptor, relay_client);
         let swarm =
@@ -146,7 +150,12 @@ impl Net {
 
         let (commands, receiver) = mpsc::channel(COMMANDS);
         let (events, subscription) = broadcast::channel(EVENTS);
-        let (view, table) = (Arc::<Mutex<View>>::default(), Arc::<AtomicUsize>::default());
+        let view = Arc::<Mutex<View>>::default();
+        let (net_timing, net_book) = (config.timing.clone(), book.clone());
+        let machine =
+            Machine::new(peer, &config.kept, net_book, control.clone(), net_timing, view.clone());
+        let machine = Arc::new(machine);
+        server.set_machine(&machine);
         let known = config.known_peers.iter().map(|(peer, _)| *peer);
         let now = Instant::now();
         let mut dialing = Dialing::new(peer, config.timing.redial, rand::random());
@@ -158,7 +167,7 @@ impl Net {
             book: book.clone(),
             control: control.clone(),
             dialing,
-            lookups: Lookups::new(peer, table.clone()),
+            machine: machine.clone(),
             diversity: Diversity::default(),
             reaching: Reaching::new(&config, guard),
             kept: Task::kept_peers(),
@@ -168,7 +177,8 @@ impl Net {
         listen(&mut task, &config.listen).await?;
         task.confirm(config.reach.external.clone());
         let task = Mutex::new(Some(tokio::spawn(task.run())));
-        let routing = Arc::new(KadRouting::new(commands.clone(), table, config.timing.find));
+        tokio::spawn(drive(machine.clone()));
+        let routing = Arc::new(DhtRouting(machine));
         let (timing, download) = (config.timing, config.download);
         let inner = Inner {
             peer,
@@ -300,6 +310,24 @@ impl Net {
         Ok((requests, NarResponses::Own(responses.counting(received.clone()).telling_of_begun())))
     }
 
+    /// What this node keeps for others, as octets for [`NetConfig::kept`].
+    #[must_use]
+    pub fn kept(&self) -> Vec<u8> {
+        self.0.routing.0.keeper().snapshot()
+    }
+
+    /// How many records this node keeps for others.
+    #[must_use]
+    pub fn kept_records(&self) -> usize {
+        self.0.routing.0.keeper().records()
+    }
+
+    /// How many nodes the network seems to have that answer others.
+    #[must_use]
+    pub fn network_size(&self) -> u64 {
+        self.0.routing.0.network_size()
+    }
+
     /// Who holds what, by the DHT.
     #[must_use]
     pub fn routing(&self) -> Arc<dyn Routing> {
@@ -322,6 +350,7 @@ impl Net {
 
     /// Ends everything, and waits until it has ended.
     pub async fn shutdown(&self) {
+        self.0.routing.0.stop();
         let _ = self.0.commands.send(Command::Shutdown).await;
         self.0.server.stop().await;
         let task = self.0.task.lock().take();

@@ -11,7 +11,7 @@ use crate::http::{self, Backend, HttpConfig, StatusReport};
 use crate::metrics::Metrics;
 use crate::net::{Net, NetConfig, NetError, ReachConfig};
 use crate::rate::DownloadLimit;
-use crate::store::{DataDir, RunInfo, Store, StoreConfig};
+use crate::store::{DataDir, KeptFile, RunInfo, Store, StoreConfig};
 use crate::system_store::{Policy, SystemStoreConfig};
 use crate::upstream::{UpstreamConfig, Upstreams, UpstreamsError};
 use crate::voucher_peer::{self, VoucherPeer};
@@ -94,6 +94,8 @@ impl Node {
         node.tasks.spawn(node.until_stop(keys));
         let entry = Entry::new(entry_config(&config), node.net.clone());
         node.tasks.spawn(node.until_stop(entry.clone().run()));
+        let (net, file) = (node.net.clone(), KeptFile::of(&node.data));
+        node.tasks.spawn(node.until_stop(save_now_and_then(net, file)));
         let control =
             control::listen(node.data.path().to_owned(), engine.clone(), node.net.clone(), entry)?;
         node.tasks.spawn(node.until_stop(control));
@@ -153,8 +155,10 @@ impl Node {
             store.stop();
         }
         self.net.shutdown().await;
+        let kept = self.net.kept();
         let (store, data) = (self.store, self.data);
         let _ = spawn_blocking(move || {
+            save_kept(&KeptFile::of(&data), &kept);
             store.close();
             drop(data);
         })
@@ -271,6 +275,27 @@ pub(crate) fn entry_config(config: &Config) -> EntryConfig {
     }
 }
 
+/// Writes down what is kept for others, so that little is lost in a crash.
+async fn save_now_and_then(net: Net, file: KeptFile) {
+    let mut saved = net.kept_records();
+    loop {
+        tokio::time::sleep(limits::SAVE_KEPT_EVERY).await;
+        let records = net.kept_records();
+        if (saved, records) == (0, 0) {
+            continue;
+        }
+        saved = records;
+        let (net, file) = (net.clone(), file.clone());
+        let _ = spawn_blocking(move || save_kept(&file, &net.kept())).await;
+    }
+}
+
+fn save_kept(file: &KeptFile, kept: &[u8]) {
+    if let Err(error) = file.write(kept) {
+        warn!("what is kept for others in the DHT is not saved: {error}");
+    }
+}
+
 /// The substitute servers, if there are any, and connections to them under way.
 fn connect_upstreams(
     urls: Vec<Url>,
@@ -338,6 +363,7 @@ async fn start_net(
     net.bootstrap = config.bootstrap.clone();
     net.known_peers = store.load_peers().unwrap_or_default();
     net.resolver = config.resolver;
+    net.kept = KeptFile::of(data).read();
     net.mdns = config.mdns;
     net.server = config.role != Role::Proxy;
     net.reach = ReachConfig {

@@ -26,6 +26,7 @@ mod held;
 mod holdings;
 mod import;
 mod index;
+mod kept;
 mod leftovers;
 mod narinfos;
 mod partial;
@@ -47,6 +48,7 @@ pub use frame::{
 };
 pub use held::{HeldError, HeldNar};
 pub use import::NarWriter;
+pub use kept::KeptFile;
 pub use partial::PartialNar;
 
 use bytes::Bytes;

@@ -169,6 +169,8 @@ struct Asked {
 pub struct Discovery {
     contacts: Contacts,
     announcer: Announcer,
+    /// Announcements wait.
+    held_back: bool,
     finder: Finder,
     asked: BTreeMap<RequestId, Asked>,
     requests: u64,
@@ -181,6 +183,7 @@ impl Discovery {
         Self {
             contacts: Contacts::new(config.max_contacts),
             announcer: Announcer::new(config.seed, config.explores, now),
+            held_back: false,
             finder: Finder::default(),
             asked: BTreeMap::new(),
             requests: 0,
@@ -244,6 +247,16 @@ impl Discovery {
     /// An item is no longer held.
     pub fn handle_released(&mut self, key: ItemKey, now: Time) {
         self.announcer.release(key, now);
+    }
+
+    /// Announcements wait, until this node knows where it is reached; or no longer.
+    pub fn hold_announcements(&mut self, hold: bool) {
+        self.held_back = hold;
+    }
+
+    /// Everything is announced anew: this node is reached elsewhere now.
+    pub fn announce_again(&mut self, now: Time) {
+        self.announcer.announce_again(now);
     }
 
     /// How many items are held.
@@ -332,7 +345,9 @@ impl Discovery {
             if let Some((id, bucket, node, message)) = self.finder.poll(&self.contacts, now) {
                 return Some(self.ask(node, bucket, message, Purpose::Searching(id), now));
             }
-            if let Some((bucket, node, message)) = self.announcer.poll(&mut self.contacts, now) {
+            if !self.held_back
+                && let Some((bucket, node, message)) = self.announcer.poll(&mut self.contacts, now)
+            {
                 let withdrawing = matches!(message, Message::Withdraw { .. });
                 let purpose = if withdrawing { Purpose::Withdrawing } else { Purpose::Announcing };
                 return Some(self.ask(node, bucket, message, purpose, now));

@@ -295,9 +295,9 @@ pub const ANOTHER_PEER_PATIENCE: std::time::Duration = std::time::Duration::from
 /// Longest that any narinfo request waits for upstream.
 pub const NARINFO_DEADLINE: std::time::Duration = std::time::Duration::from_secs(20);
 
-/// Hashes looked up in the DHT in one round: each costs some thirty messages, and whoever is found
-/// is asked for all the others too.
-pub const MAX_LOOKED_UP_HASHES: usize = 64;
+/// Hashes looked up in the DHT in one round: as many as fit into one search, whose messages are as
+/// many for a thousand as for a hundred. Whoever is found is asked for all the others too.
+pub const MAX_LOOKED_UP_HASHES: usize = MAX_QUERY_HASHES;
 
 /// How long guix may keep a hit: what is signed stays true, and 36 hours is what guix assumes
 /// when nothing is said.
@@ -502,8 +502,8 @@ pub const MAX_BANS: usize = 4096;
 /// Most useful peers whose idle connections are kept.
 pub const MAX_KEPT_PEERS: usize = 32;
 
-/// Most provider records that this node keeps for others and itself together.
-pub const MAX_PROVIDER_RECORDS: usize = 200_000;
+/// Most provider records that this node keeps for others: 16 MiB.
+pub const MAX_PROVIDER_RECORDS: usize = 400_000;
 
 /// Most provider records of one peer: the items of a large workstation.
 pub const MAX_PROVIDER_RECORDS_PER_PEER: usize = 50_000;
@@ -514,11 +514,6 @@ pub const MAX_PROVIDERS_PER_ITEM: usize = 20;
 /// Most keys of items that one lookup asks the DHT for.
 pub const MAX_FIND_KEYS: usize = MAX_QUERY_HASHES;
 
-/// Most lookups of the DHT that run at once: each has some three requests under way.
-pub const MAX_DHT_LOOKUPS: usize = 64;
-
-/// Most announcements to the DHT that run at once: each makes some fifty requests.
-pub const MAX_DHT_ANNOUNCEMENTS: usize = 4;
 // --- store
 
 /// Largest window of a zstd frame that is kept: what RFC 8878 asks every decoder to support, so
@@ -748,3 +743,45 @@ pub const MAX_PROBES: usize = 64;
 
 /// How often expired announcements of others are dropped.
 pub const PRUNE_EVERY: std::time::Duration = std::time::Duration::from_secs(600);
+
+/// Longest peer id: those that hold an Ed25519 key have 38 octets, others a hash of 34.
+pub const MAX_PEER_ID_BYTES: usize = 64;
+
+/// Longest address in messages of discovery, as octets: one through a relay has about 100.
+pub const MAX_WIRE_ADDRESS_BYTES: usize = 256;
+
+/// Addresses of one peer that an answer names: the best few.
+pub const NAMED_ADDRESSES: usize = 4;
+
+/// Nodes near a meeting point that an answer names; twice the keepers are room for later.
+pub const MAX_NAMED_NODES: usize = 2 * REPLICAS;
+
+/// Different providers that an answer names.
+pub const MAX_NAMED_PROVIDERS: usize = 256;
+
+/// Pairs of key and provider in one answer: four of each key of the largest question.
+pub const MAX_HITS: usize = 4 * MAX_LOOKUP_KEYS;
+
+/// Largest body of a message of discovery: the keys, and the sender's addresses.
+pub const MAX_ANNOUNCE_BODY_BYTES: usize =
+    MAX_ANNOUNCED_KEYS * 16 + MAX_PEER_ADDRESSES * (MAX_WIRE_ADDRESS_BYTES + 3) + 64;
+
+/// Largest body of its answer: 272 peers with four addresses of the longest each, and the hits.
+pub const MAX_ANNOUNCE_REPLY_BODY_BYTES: usize = 384 * 1024;
+
+/// How often what is kept for others is written down: 24 octets a record, a few megabytes at most.
+pub const SAVE_KEPT_EVERY: std::time::Duration = std::time::Duration::from_secs(600);
+
+/// Messages of discovery that one peer may send at once, and how many more each second: a node that
+/// begins in a network of a few sends each of them something for every bucket, twice.
+pub const DISCOVERY_BURST_PER_PEER: u32 = 512;
+/// See [`DISCOVERY_BURST_PER_PEER`].
+pub const DISCOVERY_RATE_PER_PEER: u32 = 4;
+
+/// The same for all peers of one network: an institution's machines that begin together.
+pub const DISCOVERY_BURST_PER_NETWORK: u32 = 4096;
+/// See [`DISCOVERY_BURST_PER_NETWORK`].
+pub const DISCOVERY_RATE_PER_NETWORK: u32 = 64;
+
+/// Messages of discovery that are answered at once: each takes a millisecond at most.
+pub const MAX_SERVED_ANNOUNCES: usize = 256;

@@ -19,7 +19,10 @@
 //! | | holder | 19 | [`fetch::FetchReply::Piece`], then the frame's octets outside the CBOR | 512 B |
 //! | | holder | 20 | [`fetch::FetchReply::Missing`] | 512 B |
 //! | | holder | 21 | [`fetch::FetchReply::Have`] | 16 KiB |
+//! | `/narswarm/announce/1` | asker | 1–4 | [`announce::AnnounceRequest`] | 66 KiB |
+//! | | keeper | 17 | [`announce::AnnounceReply`] | 384 KiB |
 
+pub mod announce;
 pub mod bounded;
 pub mod fetch;
 pub mod query;

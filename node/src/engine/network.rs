@@ -4,29 +4,13 @@
 //! between different ones: a /16 of IPv4, a /32 of IPv6 (what providers are given), as Bitcoin's
 //! and libtorrent's address groups. All of a local network is one.
 
+use crate::net::network_of;
 use libp2p::Multiaddr;
-use libp2p::multiaddr::Protocol;
-use std::net::IpAddr;
 
 /// The number of the network that a peer's connections come from. A peer that isn't connected
-/// counts as one of the first network, which weighs least.
+/// counts as one of the first network, which weighs least, and so does one of a local network.
 pub fn of(addresses: &[Multiaddr]) -> u64 {
-    let ip = addresses.iter().flat_map(|address| address.iter()).find_map(|part| match part {
-        Protocol::Ip4(ip) => Some(IpAddr::V4(ip)),
-        Protocol::Ip6(ip) => Some(IpAddr::V6(ip).to_canonical()),
-        _ => None,
-    });
-    match ip {
-        Some(IpAddr::V4(ip)) if !ip.is_private() && !ip.is_loopback() && !ip.is_link_local() => {
-            let [a, b, ..] = ip.octets();
-            1 << 32 | u64::from(a) << 8 | u64::from(b)
-        }
-        Some(IpAddr::V6(ip)) if !ip.is_loopback() && !ip.is_unique_local() => {
-            let [a, b, ..] = ip.segments();
-            2 << 32 | u64::from(a) << 16 | u64::from(b)
-        }
-        _ => 0,
-    }
+    network_of(addresses).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ pub async fn try_addresses(
     let key = Keypair::generate_ed25519();
     // Who tries addresses has been told of them, near ones too.
     let guard = Guard::default();
-    let transport = build_transport(&key, &guard, None, resolver)?;
+    let transport = build_transport(&key, None, &guard, None, resolver)?;
     let config = identify::Config::new(NETWORK.to_owned(), key.public()).with_cache_size(0);
     let visitor = Visitor { identify: identify::Behaviour::new(config) };
     let peer = key.public().to_peer_id();

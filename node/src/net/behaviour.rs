@@ -4,7 +4,7 @@ use super::book::{Book, Reach, reach};
 use super::config::NetConfig;
 use super::networks;
 use super::reach::probe::Probe;
-use super::routing::records::ProviderRecords;
+use super::routing::records::NoRecords;
 use super::streams::{self, Accept, Control};
 use libp2p::connection_limits::{self, ConnectionLimits};
 use libp2p::swarm::NetworkBehaviour;
@@ -23,15 +23,8 @@ pub const KAD_PROTOCOL: StreamProtocol = StreamProtocol::new("/narswarm/kad/1.0.
 /// How peers of this network know each other, whatever their version.
 pub const NETWORK: &str = "/narswarm/1";
 
-/// How long others remember what this node provides. Twice the interval below, so that one
-/// missed announcement loses nothing.
-const PROVIDER_TTL: Duration = Duration::from_secs(48 * 3600);
-
-/// How often it is announced again.
-const REANNOUNCE_INTERVAL: Duration = Duration::from_secs(22 * 3600);
-
-/// How long one step of an announcement may take in all.
-const ANNOUNCEMENT_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a lookup of Kademlia may take in all. Nobody waits for one.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How often the table of the DHT is refreshed: the nodes of a network that has gone quiet are
 /// found again within the half hour.
@@ -56,7 +49,7 @@ pub struct Behaviour {
     /// Round trips.
     pub ping: ping::Behaviour,
     /// The DHT.
-    pub kad: kad::Behaviour<ProviderRecords>,
+    pub kad: kad::Behaviour<NoRecords>,
     /// The local network.
     pub mdns: Toggle<mdns::tokio::Behaviour>,
     /// Finds out where others can reach this node.
@@ -89,7 +82,7 @@ impl Behaviour {
             .with_push_listen_addr_updates(true)
             // Addresses are remembered by the book, which checks them.
             .with_cache_size(0);
-        let mut kad = kad::Behaviour::with_config(peer, ProviderRecords::new(peer), kad_config());
+        let mut kad = kad::Behaviour::with_config(peer, NoRecords, kad_config());
         let mode = if config.server { kad::Mode::Server } else { kad::Mode::Client };
         kad.set_mode(Some(mode));
         let reach = &config.reach;
@@ -119,11 +112,10 @@ impl Behaviour {
 #[must_use]
 pub fn kad_config() -> kad::Config {
     let mut config = kad::Config::new(KAD_PROTOCOL);
-    config.set_provider_record_ttl(Some(PROVIDER_TTL));
-    config.set_provider_publication_interval(Some(REANNOUNCE_INTERVAL));
-    // Only provider records are kept.
+    // Nothing is kept: it only routes.
+    config.set_provider_publication_interval(None);
     config.set_record_ttl(None).set_replication_interval(None).set_publication_interval(None);
-    config.set_query_timeout(ANNOUNCEMENT_TIMEOUT);
+    config.set_query_timeout(LOOKUP_TIMEOUT);
     config.set_periodic_bootstrap_interval(Some(BOOTSTRAP_INTERVAL));
     // Peers enter the table when identify has told what they speak and where.
     config.set_kbucket_inserts(kad::BucketInserts::Manual);

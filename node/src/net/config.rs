@@ -25,6 +25,10 @@ pub struct NetConfig {
     pub mdns: bool,
     /// Whether to answer lookups of others in the DHT. Nodes that share nothing don't.
     pub server: bool,
+    /// What this node kept for others when it last ran; see [`super::Net::kept`].
+    pub kept: Vec<u8>,
+    /// For measuring only: puts a line of this delay, one way, before every TCP connection.
+    pub line: Option<Duration>,
     /// How much is given to others, and to how many at once.
     pub upload: UploadConfig,
     /// The cap on what is downloaded.
@@ -78,6 +82,8 @@ impl NetConfig {
             resolver: None,
             mdns: false,
             server: true,
+            kept: Vec::new(),
+            line: None,
             upload: UploadConfig::default(),
             download: DownloadLimit::default(),
             reach: ReachConfig::default(),
@@ -100,6 +106,9 @@ pub struct NetTiming {
     pub stall: Duration,
     /// For the next request of a fetch session that owes nothing. Default 120 s.
     pub session_idle: Duration,
+    /// For a message of discovery and its answer, a connection made first if there is none. Default
+    /// 3 s: others are asked long before that.
+    pub announce: Duration,
     /// For a lookup in the DHT. Default 10 s: the slowest useful ones take three.
     pub find: Duration,
     /// For which an idle connection is kept. Default 60 s; connections to bootstrap nodes and
@@ -116,6 +125,7 @@ impl Default for NetTiming {
             query: Duration::from_secs(10),
             stall: Duration::from_secs(20),
             session_idle: Duration::from_secs(120),
+            announce: Duration::from_secs(3),
             find: Duration::from_secs(10),
             connection_idle: Duration::from_secs(60),
             redial: (Duration::from_millis(250), Duration::from_secs(60)),

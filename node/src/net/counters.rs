@@ -13,6 +13,8 @@ pub struct NetCounters {
     pub served_pieces: AtomicU64,
     /// Queries of peers answered.
     pub served_queries: AtomicU64,
+    /// Messages of discovery answered.
+    pub served_announces: AtomicU64,
     /// Streams of peers refused because too many were being served in all.
     pub refused_busy: AtomicU64,
     /// Streams of peers reset because they broke the protocol or stalled.

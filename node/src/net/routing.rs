@@ -1,12 +1,15 @@
 //! The routing port: who holds what, wherever that is written down.
 //!
-//! `KadRouting` is libp2p's Kademlia, [`memory::MemoryRouting`] a registry shared by nodes
-//! in one process. Both pass one suite of conformance tests.
+//! `DhtRouting` is announcements to the nodes that keep each bucket, which Kademlia finds;
+//! [`memory::MemoryRouting`] a registry shared by nodes in one process. Both pass one suite of
+//! conformance tests.
 
+mod asking;
 #[cfg(test)]
 mod conformance;
+pub(super) mod dht;
 pub(super) mod diversity;
-pub(super) mod kad;
+mod keeper;
 pub mod memory;
 pub mod records;
 
@@ -63,6 +66,9 @@ pub trait Routing: Send + Sync {
     /// See [`RoutingError`].
     async fn provide(&self, keys: &[ProviderKey]) -> Result<(), RoutingError>;
 
-    /// Stops announcing these keys. What others have written down expires by itself.
+    /// Stops announcing these keys, and tells those who keep them after a while.
     async fn withdraw(&self, keys: &[ProviderKey]);
+
+    /// A provider that was found was not there, or held nothing: it is left out for a while.
+    fn note_gone(&self, peer: PeerId);
 }

@@ -1,5 +1,6 @@
-//! Serving peers: the holder's side of both protocols, bounded in all it does.
+//! Serving peers: the holder's side of our protocols, bounded in all it does.
 
+mod announce;
 mod busy;
 mod fetch;
 mod giving;
@@ -13,15 +14,17 @@ use super::counters::NetCounters;
 use super::error::PeerError;
 use super::messages::Conversation;
 use super::responder::Responder;
+use super::routing::dht::Machine;
 use super::streams::{Accept, PeerStream, Protocol};
 use giving::Giving;
 use libp2p::PeerId;
 use narswarm_protocol::limits::{
-    MAX_BLOCKING_CALLS, MAX_REFUSED_FETCHES, MAX_SERVED_FETCHES, MAX_SERVED_QUERIES,
+    MAX_BLOCKING_CALLS, MAX_REFUSED_FETCHES, MAX_SERVED_ANNOUNCES, MAX_SERVED_FETCHES,
+    MAX_SERVED_QUERIES,
 };
 use narswarm_protocol::upload::UploadConfig;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock, Weak};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -33,6 +36,10 @@ pub struct Server {
     counters: Arc<NetCounters>,
     queries: Arc<Semaphore>,
     fetches: Arc<Semaphore>,
+    /// Bounds the messages of discovery that are answered at once.
+    announces: Arc<Semaphore>,
+    /// Answers them, once there is a network.
+    machine: OnceLock<Weak<Machine>>,
     /// Bounds the sessions that are told that the node is busy.
     refusals: Arc<Semaphore>,
     /// Decides what is given next, for all sessions.
@@ -66,12 +73,24 @@ impl Server {
             counters,
             queries: Arc::new(Semaphore::new(MAX_SERVED_QUERIES)),
             fetches: Arc::new(Semaphore::new(MAX_SERVED_FETCHES)),
+            announces: Arc::new(Semaphore::new(MAX_SERVED_ANNOUNCES)),
+            machine: OnceLock::new(),
             refusals: Arc::new(Semaphore::new(MAX_REFUSED_FETCHES)),
             giving,
             calls: Arc::new(Semaphore::new(MAX_BLOCKING_CALLS)),
             tasks,
             stop,
         }
+    }
+
+    /// Says who answers messages of discovery.
+    pub fn set_machine(&self, machine: &Arc<Machine>) {
+        // There is one network only.
+        let _ = self.machine.set(Arc::downgrade(machine));
+    }
+
+    fn machine(&self) -> Option<Arc<Machine>> {
+        self.machine.get()?.upgrade()
     }
 
     /// Ends all conversations and waits for their tasks.
@@ -86,6 +105,7 @@ impl Server {
 enum Admitted {
     Query(OwnedSemaphorePermit),
     Fetch(OwnedSemaphorePermit),
+    Announce(OwnedSemaphorePermit),
     /// It is told that there is no room.
     Busy(OwnedSemaphorePermit),
 }
@@ -97,13 +117,14 @@ impl Server {
         let admitted = match protocol {
             Protocol::Query => place(&self.queries).map(Admitted::Query),
             Protocol::Fetch => place(&self.fetches).map(Admitted::Fetch),
+            Protocol::Announce => place(&self.announces).map(Admitted::Announce),
         };
         if admitted.is_some() {
             return admitted;
         }
         self.counters.refused_busy.fetch_add(1, Ordering::Relaxed);
         match protocol {
-            Protocol::Query => None,
+            Protocol::Query | Protocol::Announce => None,
             Protocol::Fetch => place(&self.refusals).map(Admitted::Busy),
         }
     }
@@ -140,6 +161,9 @@ impl Accept for Acceptor {
             let (served, permit) = match admitted {
                 Admitted::Query(permit) => (query::serve(&server, with, stream).await, permit),
                 Admitted::Fetch(permit) => (fetch::serve(&server, with, stream).await, permit),
+                Admitted::Announce(permit) => {
+                    (announce::serve(&server, with, stream).await, permit)
+                }
                 Admitted::Busy(permit) => (busy::refuse(with, stream).await, permit),
             };
             drop(permit);

@@ -32,6 +32,8 @@ pub enum Protocol {
     Query = 0,
     /// `/narswarm/fetch/1`
     Fetch = 1,
+    /// `/narswarm/announce/1`
+    Announce = 2,
 }
 
 /// How many [`Protocol`]s there are.
@@ -39,7 +41,7 @@ const PROTOCOLS: usize = Protocol::ALL.len();
 
 impl Protocol {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 2] = [Self::Query, Self::Fetch];
+    pub const ALL: [Self; 3] = [Self::Query, Self::Fetch, Self::Announce];
 
     /// The name as libp2p takes it.
     #[must_use]
@@ -53,6 +55,7 @@ impl Protocol {
         match self {
             Self::Query => narswarm_protocol::wire::query::PROTOCOL,
             Self::Fetch => narswarm_protocol::wire::fetch::PROTOCOL,
+            Self::Announce => narswarm_protocol::wire::announce::PROTOCOL,
         }
     }
 }

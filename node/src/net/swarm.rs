@@ -9,15 +9,14 @@ use super::networks::network_of;
 use super::peers::Peers;
 use super::reach::upkeep::Reaching;
 use super::reach::{Nat, is_direct};
+use super::routing::dht::Machine;
 use super::routing::diversity::Diversity;
-use super::routing::kad::Lookups;
-use super::routing::{Provider, ProviderKey, RoutingError};
 use super::streams::{Control, Protocol};
 use futures::StreamExt;
 use libp2p::identify;
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, Swarm, kad, mdns};
+use libp2p::{Multiaddr, PeerId, Swarm, mdns};
 use lru::LruCache;
 use narswarm_protocol::limits::{MAX_BANS, MAX_KEPT_PEERS, MAX_PEER_ADDRESSES};
 use parking_lot::Mutex;
@@ -32,12 +31,6 @@ const TICK: Duration = Duration::from_millis(250);
 
 /// What others ask of the task.
 pub enum Command {
-    /// Search the DHT.
-    Find { keys: BTreeSet<ProviderKey>, found: mpsc::Sender<Provider>, deadline: Instant },
-    /// Announce in the DHT.
-    Provide { keys: Vec<ProviderKey>, reply: oneshot::Sender<Result<(), RoutingError>> },
-    /// No longer announce.
-    Withdraw { keys: Vec<ProviderKey> },
     /// The peer has been of use: keep its connection.
     Useful { peer: PeerId },
     /// Keep a peer out for a while.
@@ -78,7 +71,7 @@ pub struct Task {
     /// Whom to dial when.
     pub dialing: Dialing,
     /// Searches and announcements.
-    pub lookups: Lookups,
+    pub machine: Arc<Machine>,
     /// Which nodes the table of the DHT takes.
     pub diversity: Diversity,
     /// Sees to it that this node is reached.
@@ -134,7 +127,6 @@ impl Task {
             self.dial(dial);
         }
         self.reach_tick(now);
-        self.lookups.start(&mut self.swarm.behaviour_mut().kad);
         loop {
             let mut view = self.view.lock();
             let Some(over) = view.bans.iter().position(|(_, until)| *until <= now) else { break };
@@ -156,15 +148,7 @@ impl Task {
     }
 
     fn perform(&mut self, command: Command) {
-        let kad = &mut self.swarm.behaviour_mut().kad;
         match command {
-            Command::Find { keys, found, deadline } => {
-                self.lookups.find(kad, keys, &found, deadline);
-            }
-            Command::Provide { keys, reply } => {
-                let _ = reply.send(self.lookups.provide(kad, &keys));
-            }
-            Command::Withdraw { keys } => self.lookups.withdraw(kad, &keys),
             Command::Useful { peer } => self.keep(peer),
             Command::Ban { peer, until } => self.ban(peer, until),
             Command::Enter { source, addresses, trusted } => {
@@ -201,6 +185,7 @@ impl Task {
         }
         behaviour.banned.block_peer(peer);
         behaviour.kad.remove_peer(&peer);
+        self.machine.identified(peer, false);
         self.kept.pop(&peer);
         self.control.keep(peer, false);
     }
@@ -223,6 +208,7 @@ impl Task {
                 let info = view.peers.info(&peer_id).filter(|_| first);
                 drop(view);
                 if let Some(info) = info {
+                    self.machine.connected(peer_id, true);
                     self.tell(NetEvent::PeerConnected(info));
                 }
             }
@@ -265,6 +251,7 @@ impl Task {
         self.reach_closed(peer, id, Instant::now());
         let last = self.view.lock().peers.disconnect(&peer, id);
         if last {
+            self.machine.connected(peer, false);
             self.dialing.disconnected(&peer, Instant::now());
             self.tell(NetEvent::PeerDisconnected(peer));
         }
@@ -309,13 +296,6 @@ impl Task {
                     self.view.lock().peers.measured(&ping.peer, rtt);
                 }
             }
-            BehaviourEvent::Kad(kad::Event::OutboundQueryProgressed {
-                id, result, step, ..
-            }) => {
-                let nearest = self.view.lock().peers.nearest();
-                let kad = &mut self.swarm.behaviour_mut().kad;
-                self.lookups.progressed(kad, &self.book, nearest, id, result, &step);
-            }
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => self.discovered(found),
             BehaviourEvent::Mdns(mdns::Event::Expired(gone)) => {
                 let mut view = self.view.lock();
@@ -349,12 +329,13 @@ impl Task {
             for address in &addresses {
                 kad.add_address(&peer, address.clone());
             }
-            self.lookups.start(kad);
         } else {
             // It has found out that it can't be reached, or there are enough of its network.
             kad.remove_peer(&peer);
         }
         self.book.tell(peer, addresses);
+        let keeps = info.protocols.contains(&Protocol::Announce.stream_protocol());
+        self.machine.identified(peer, keeps && info.protocols.contains(&KAD_PROTOCOL));
         let addresses = self.book.addresses(&peer);
         if !addresses.is_empty() {
             self.tell(NetEvent::PeerLearned { peer, addresses });

@@ -175,7 +175,8 @@ impl RawPeer {
         let key = Keypair::generate_ed25519();
         let build = |behaviour| {
             let guard = super::reach::guard::Guard::default();
-            let transport = super::transport::build(&key, &guard, None, None).expect("transports");
+            let transport =
+                super::transport::build(&key, None, &guard, None, None).expect("transports");
             let peer = key.public().to_peer_id();
             let config = libp2p::swarm::Config::with_tokio_executor();
             Swarm::new(transport, behaviour, peer, config)

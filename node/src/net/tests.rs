@@ -2,6 +2,7 @@
 
 mod connections;
 mod conversations;
+mod discovery;
 mod giving;
 mod hostile_askers;
 mod hostile_holders;

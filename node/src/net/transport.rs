@@ -1,6 +1,7 @@
 //! How bytes travel: TCP with TLS or noise and yamux, QUIC, names resolved by DNS, and through
 //! relays, which see neither content nor names of protocols.
 
+use super::line::Line;
 use super::pacing::Paced;
 use super::reach::guard::{Guard, Guarded};
 use super::{resolver, tls, yamux};
@@ -53,12 +54,13 @@ type Muxed = (PeerId, StreamMuxerBox);
 /// not resolved, which is logged.
 pub fn build(
     key: &Keypair,
+    line: Option<Duration>,
     guard: &Guard,
     relayed: Option<relay::client::Transport>,
     resolver: Option<SocketAddr>,
 ) -> Result<Boxed<Muxed>, SetupError> {
     let security = Security { tls: tls::Config::new(key)?, noise: noise::Config::new(key)? };
-    let direct = without_names(key, guard, &security);
+    let direct = without_names(key, line, guard, &security);
     let direct = match resolver::config(resolver) {
         Ok((config, options)) => dns::tokio::Transport::custom(direct, config, options).boxed(),
         Err(error) => {
@@ -79,20 +81,50 @@ pub fn build(
 }
 
 /// TCP and QUIC. Addresses have been resolved here, so this is where they are judged.
-fn without_names(key: &Keypair, guard: &Guard, security: &Security) -> Boxed<Muxed> {
-    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
-        .map(|socket, _| short_queue(socket))
-        .upgrade(Version::V1Lazy)
-        .authenticate(security.clone())
-        .multiplex(yamux::Config::default())
-        .timeout(SETUP_TIMEOUT)
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+fn without_names(
+    key: &Keypair,
+    line: Option<Duration>,
+    guard: &Guard,
+    security: &Security,
+) -> Boxed<Muxed> {
+    let tcp = || {
+        tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+            .map(|socket, _| short_queue(socket))
+    };
+    if let Some(one_way) = line {
+        let distant = tcp().and_then(move |socket, point| async move {
+            if point.is_dialer() {
+                tokio::time::sleep(one_way * 2).await;
+            }
+            Ok::<_, std::convert::Infallible>(Line::new(socket, one_way))
+        });
+        return over(distant, security);
+    }
+    let tcp = over(tcp(), security);
     let mut config = quic::Config::new(key);
     config.max_idle_timeout = QUIC_IDLE_MS;
     let quic = quic::tokio::Transport::new(config)
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     let both = OrTransport::new(quic, tcp).map(|either, _| one_of(either)).boxed();
     Guarded::new(both, guard.clone()).boxed()
+}
+
+/// TLS or noise, and yamux, over connections of octets.
+fn over<T, C>(octets: T, security: &Security) -> Boxed<Muxed>
+where
+    T: Transport<Output = C> + Send + Unpin + 'static,
+    T::Error: Send + Sync + 'static,
+    T::Dial: Send,
+    T::ListenerUpgrade: Send,
+    C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    octets
+        .upgrade(Version::V1Lazy)
+        .authenticate(security.clone())
+        .multiplex(yamux::Config::default())
+        .timeout(SETUP_TIMEOUT)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+        .boxed()
 }
 
 fn one_of(either: future::Either<Muxed, Muxed>) -> Muxed {

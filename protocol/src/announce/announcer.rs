@@ -191,6 +191,13 @@ impl Announcer {
         }
     }
 
+    /// Everything is announced anew, as soon as may be.
+    pub fn announce_again(&mut self, now: Time) {
+        for lot in self.lots.iter_mut().filter(|lot| lot.due.is_some()) {
+            lot.due = Some(now);
+        }
+    }
+
     /// The next message to send, if one is to be sent now.
     pub fn poll(
         &mut self,

@@ -1,8 +1,10 @@
 //! Golden octets, round trips, and what hostile octets come to.
 
+use super::announce::{AnnounceReply, AnnounceRequest, NamedPeer};
 use super::fetch::{Encoding, FetchReply, FetchRequest, Opened, PieceHead, RefusedReason};
 use super::query::{Answer, QueryRequest, QueryResponse};
 use super::{HEADER_BYTES, Message, WireError};
+use crate::announce::{Bucket, ItemKey};
 use crate::hash::{NarHash, PieceHash, Root};
 use crate::limits::{MAX_HAVE_RANGES, MAX_NARINFO_BYTES, MAX_PIECES, MAX_QUERY_HASHES};
 use crate::piece::{PieceLayout, PieceList};
@@ -10,7 +12,9 @@ use crate::piece_set::PieceSet;
 use crate::store_path::StoreHash;
 use crate::voucher::Voucher;
 use proptest::prelude::*;
+use serde_bytes::ByteBuf;
 use std::fmt::Debug;
+use std::time::Duration;
 
 fn frame<M: Message>(message: &M) -> Vec<u8> {
     let mut out = Vec::new();
@@ -232,6 +236,65 @@ fn later_reasons_for_refusing_are_understood_as_other() {
     assert_eq!(reply, Ok(FetchReply::Refused { slot: 7, reason: RefusedReason::Other }));
 }
 
+fn bucket(number: u8) -> Bucket {
+    Bucket::new(number).expect("there are 64")
+}
+
+fn announce_messages() -> (AnnounceRequest, AnnounceReply) {
+    let request = AnnounceRequest::Announce {
+        bucket: bucket(0),
+        keys: vec![ItemKey([0; 16])],
+        life: Duration::from_secs(172_800),
+        addresses: vec![vec![1, 2]],
+    };
+    let near = NamedPeer { peer: vec![9], addresses: vec![ByteBuf::from([1, 2])], seen: 0 };
+    let provider = NamedPeer { peer: vec![8], addresses: vec![], seen: 60 };
+    let (nearer, providers) = (vec![near], vec![provider]);
+    (request, AnnounceReply { nearer, known: vec![1], providers, hits: vec![(0, 0)] })
+}
+
+#[test]
+fn the_octets_of_announcements_stay() {
+    golden(&AnnounceRequest::Look { bucket: bucket(5) }, "0000000501a1616205");
+    let keys = vec![ItemKey([0; 16])];
+    golden(
+        &AnnounceRequest::Find { bucket: bucket(0), keys: keys.clone() },
+        "0000001804a2616200616b5000000000000000000000000000000000",
+    );
+    golden(
+        &AnnounceRequest::Withdraw { bucket: bucket(0), keys },
+        "0000001803a2616200616b5000000000000000000000000000000000",
+    );
+    let (request, reply) = announce_messages();
+    golden(
+        &request,
+        concat!(
+            "0000002502a4616200616b500000000000000000000000000000000061741a0002a30061618142",
+            "0102"
+        ),
+    );
+    golden(
+        &reply,
+        concat!(
+            "0000002a11a4616e81a261694109616181420102616b4101617081a36169410861618061731",
+            "83c61684400000000"
+        ),
+    );
+}
+
+#[test]
+fn announcements_keep_to_their_bucket_and_bounds() {
+    let odd = AnnounceRequest::Find { bucket: bucket(1), keys: vec![ItemKey([0; 16])] };
+    assert!(matches!(read::<AnnounceRequest>(&frame(&odd)), Err(WireError::Field { .. })));
+    assert!(AnnounceRequest::decode(1, b"\xa1\x61b\x18\x40").is_err(), "there is no bucket 64");
+    let keys = vec![ItemKey([0; 16]); crate::limits::MAX_LOOKUP_KEYS + 1];
+    let many = AnnounceRequest::Find { bucket: bucket(0), keys };
+    assert!(matches!(read::<AnnounceRequest>(&frame(&many)), Err(WireError::Field { .. })));
+    let mut reply = announce_messages().1;
+    reply.hits = vec![(0, 1)];
+    assert!(matches!(read::<AnnounceReply>(&frame(&reply)), Err(WireError::Field { .. })));
+}
+
 /// Whatever decodes must encode to something that decodes to the same.
 fn stable<M: Message + PartialEq + Debug>(kind: u8, body: &[u8]) -> Result<(), TestCaseError> {
     if let Ok(message) = M::decode(kind, body) {
@@ -243,6 +306,8 @@ fn stable<M: Message + PartialEq + Debug>(kind: u8, body: &[u8]) -> Result<(), T
 fn all_stable(kind: u8, body: &[u8]) -> Result<(), TestCaseError> {
     stable::<QueryRequest>(kind, body)?;
     stable::<QueryResponse>(kind, body)?;
+    stable::<AnnounceRequest>(kind, body)?;
+    stable::<AnnounceReply>(kind, body)?;
     stable::<FetchRequest>(kind, body)?;
     stable::<FetchReply>(kind, body)
 }
@@ -259,6 +324,8 @@ fn sample_frames() -> Vec<Vec<u8>> {
         frame(&opened(600 * 1024, PieceSet::none)),
         frame(&FetchReply::Piece(head)),
         frame(&FetchReply::Have { slot, ranges: vec![(0, 2), (7, 1)] }),
+        frame(&announce_messages().0),
+        frame(&announce_messages().1),
     ]
 }
 
@@ -273,7 +340,7 @@ proptest! {
 
     #[test]
     fn damaged_frames_are_refused_or_understood(
-        which in 0..7usize,
+        which in 0..9usize,
         position: prop::sample::Index,
         octet: u8,
         cut: prop::sample::Index,

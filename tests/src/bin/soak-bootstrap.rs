@@ -58,7 +58,7 @@ use behaviour::{Guest, GuestEvent};
 async fn visit(entry: Multiaddr, number: usize) -> anyhow::Result<()> {
     let key = Keypair::generate_ed25519();
     let peer = key.public().to_peer_id();
-    let transport = build_transport(&key, &Guard::default(), None, None)?;
+    let transport = build_transport(&key, None, &Guard::default(), None, None)?;
     let identify = identify::Config::new(NETWORK.to_owned(), key.public());
     let config = kad::Config::new(KAD_PROTOCOL);
     let guest = Guest {

@@ -289,7 +289,7 @@ async fn answers_about_what_is_not_public_are_the_same_to_the_bit() {
     for holding in [&public, &excluded] {
         store.cache_narinfo(holding);
     }
-    let data = DataDir::open(&stage.path("a")).expect("a data directory");
+    let data = DataDir::open(stage.path("a")).expect("a data directory");
     let kept = Arc::new(Store::open(&data, &StoreConfig::default()).expect("a store"));
     let policy = Policy::new(&[], &["excluded-*".to_owned()]).expect("patterns");
     let config = EngineConfig {

@@ -118,3 +118,33 @@ async fn what_the_acl_no_longer_covers_is_neither_served_nor_shared() {
     assert_eq!(Guix::new(b.http(), mirror.acl()).narinfo_status(&holding).await, 404);
     assert_eq!(a.status().await.bytes.to_peers, 0);
 }
+
+/// Neither is connected with the other: a third, who holds nothing, keeps what one announces and
+/// tells the other. It still does after a restart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_holder_is_found_through_a_third_who_holds_nothing() {
+    let stage = Stage::new();
+    let mut mirror = Mirror::create(stage.path("mirror"), 5);
+    let holdings: Vec<_> = (0..20)
+        .map(|number| mirror.add(&format!("item-{number}"), 1000 + number, &[Compression::Zstd]))
+        .collect();
+    stage.import("a", &mirror.key_file(), &[mirror.root()]).await.well();
+    let third = || stage.node("third").acl(mirror.key_file());
+    let keeper = third().start().await;
+    let a = stage.node("a").acl(mirror.key_file()).bootstrap(keeper.peer_address()).start().await;
+    a.has_peers(1).await;
+    let c = stage.node("c").acl(mirror.key_file()).bootstrap(keeper.peer_address()).start().await;
+    c.has_peers(1).await;
+    Guix::new(c.http(), mirror.acl()).gets_all(&holdings[..10]).await;
+    assert_eq!(keeper.status().await.bytes.to_peers, 0, "it holds nothing");
+    c.terminate().await;
+
+    let kept = stage.path("third").join("providers");
+    let (ended, _) = keeper.terminate().await;
+    assert!(ended.success(), "{ended}");
+    assert!(kept.exists(), "what it keeps for others is on disk");
+    let keeper = third().start().await;
+    let d = stage.node("d").acl(mirror.key_file()).bootstrap(keeper.peer_address()).start().await;
+    d.has_peers(1).await;
+    Guix::new(d.http(), mirror.acl()).gets_all(&holdings[10..]).await;
+}

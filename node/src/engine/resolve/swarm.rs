@@ -3,7 +3,7 @@
 use super::super::{Holder, Inner};
 use super::believe::{Judgements, Offer, VERIFIED_AT_ONCE, Verdict};
 use super::search::{HEARD, Heard};
-use crate::net::{Held, Net};
+use crate::net::{Held, Net, PeerError};
 use crate::upstream::NarinfoReply;
 use futures::stream::{FuturesUnordered, StreamExt};
 use libp2p::PeerId;
@@ -15,6 +15,9 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::debug;
+
+/// For so few items the DHT is asked at the same time as the peers that are connected.
+const ASKED_AT_ONCE: usize = 4;
 
 /// Has upstream answer for `hashes`.
 pub(in crate::engine) async fn ask_upstream(
@@ -75,9 +78,18 @@ pub(in crate::engine) async fn ask_swarm(
     }
     let mut missing: HashSet<_> = hashes.iter().copied().collect();
     let asked = inner.peers_to_ask();
-    query_peers(&inner, &net, &asked, &hashes, &mut missing, &say).await;
-    if thoroughly && !missing.is_empty() {
-        ask_dht(&inner, &net, &asked, missing, &say).await;
+    if thoroughly && hashes.len() <= ASKED_AT_ONCE {
+        // So few messages are worth the round trip that they save.
+        let all = missing.clone();
+        tokio::join!(
+            query_peers(&inner, &net, &asked, &hashes, &mut missing, &say),
+            ask_dht(&inner, &net, &asked, all, &say)
+        );
+    } else {
+        query_peers(&inner, &net, &asked, &hashes, &mut missing, &say).await;
+        if thoroughly && !missing.is_empty() {
+            ask_dht(&inner, &net, &asked, missing, &say).await;
+        }
     }
     let _ = say.send(Heard::SwarmDone).await;
 }
@@ -175,6 +187,10 @@ async fn query(
 ) -> (PeerId, Vec<(Verdict, Held)>) {
     let answers = net.query(peer, &hashes).await.unwrap_or_else(|error| {
         debug!("query: {error}");
+        if matches!(error, PeerError::Unreachable { .. } | PeerError::TimedOut { .. }) {
+            inner.metrics.stale_providers.inc();
+            net.routing().note_gone(peer);
+        }
         Vec::new()
     });
     let held = hashes.into_iter().zip(answers);

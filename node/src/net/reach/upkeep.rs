@@ -382,7 +382,7 @@ impl Task {
 
     /// Does at once what follows from what is known.
     pub(in crate::net) fn follow_reachability(&mut self) {
-        self.lookups.hold_announcements(!self.reaching.has_address(Instant::now()));
+        self.machine.hold_announcements(!self.reaching.has_address(Instant::now()));
         let reachable = self.reaching.state.is_reachable();
         let nat = self.reaching.state.nat();
         let before = std::mem::replace(&mut self.view.lock().nat, nat);
@@ -411,9 +411,9 @@ impl Task {
             self.reaching.moved = None;
             let external = self.view.lock().external.clone();
             self.tell(NetEvent::ExternalAddresses(external));
-            self.lookups.announce_again();
+            self.machine.announce_again();
         }
-        self.lookups.hold_announcements(!self.reaching.has_address(now));
+        self.machine.hold_announcements(!self.reaching.has_address(now));
         for id in self.reaching.superfluous(now) {
             self.swarm.close_connection(id);
         }

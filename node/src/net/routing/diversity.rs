@@ -4,7 +4,7 @@
 //! alone. Ids cost nothing, networks do. Neighbours, on this machine or a private network, are
 //! taken without number: what they have in common is that they are near.
 
-use super::records::ProviderRecords;
+use super::records::NoRecords;
 use crate::net::networks::Network;
 use libp2p::PeerId;
 use libp2p::kad;
@@ -25,7 +25,7 @@ impl Diversity {
     /// Whether the table may take, or keep, a node that connects from this network.
     pub fn admits(
         &mut self,
-        kad: &mut kad::Behaviour<ProviderRecords>,
+        kad: &mut kad::Behaviour<NoRecords>,
         peer: PeerId,
         network: Option<Network>,
     ) -> bool {
@@ -58,11 +58,11 @@ mod tests {
     use crate::net::networks::network_of;
     use libp2p::Multiaddr;
 
-    fn table() -> kad::Behaviour<ProviderRecords> {
+    fn table() -> kad::Behaviour<NoRecords> {
         let local = PeerId::random();
         let mut config = kad::Config::new(KAD_PROTOCOL);
         config.set_kbucket_inserts(kad::BucketInserts::Manual);
-        kad::Behaviour::with_config(local, ProviderRecords::new(local), config)
+        kad::Behaviour::with_config(local, NoRecords, config)
     }
 
     /// Offers many nodes at this address; how many were taken in all and of one bucket at most.

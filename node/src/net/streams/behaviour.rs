@@ -66,7 +66,9 @@ impl Behaviour {
     ) -> Handler {
         let (query, queries) = mpsc::channel(MAX_QUEUED_OPENS);
         let (fetch, fetches) = mpsc::channel(MAX_QUEUED_OPENS);
-        let (wishes, receivers) = ([query, fetch], [queries, fetches]);
+        let (announce, announces) = mpsc::channel(MAX_QUEUED_OPENS);
+        let wishes = [query, fetch, announce];
+        let receivers = [queries, fetches, announces];
         let kept = self.shared.lock().kept.contains_key(&peer);
         let keep = Arc::new(AtomicBool::new(kept));
         let quic = is_quic(address);

@@ -179,8 +179,9 @@ impl InboundUpgrade<Stream> for Inbound {
     type Future = Ready<Result<Self::Output, Infallible>>;
 
     fn upgrade_inbound(self, stream: Stream, name: StreamProtocol) -> Self::Future {
-        let query = name == Protocol::Query.stream_protocol();
-        ready(Ok((stream, if query { Protocol::Query } else { Protocol::Fetch })))
+        let named = Protocol::ALL.into_iter().find(|protocol| name == protocol.stream_protocol());
+        // Only names that were offered are negotiated.
+        ready(Ok((stream, named.unwrap_or(Protocol::Query))))
     }
 }
 

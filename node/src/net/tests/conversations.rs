@@ -199,7 +199,7 @@ async fn who_wants_to_know_is_told_when_a_piece_begins_to_come() {
     let responder = TestResponder::with_nars([TestNar::new(3 * PIECE, 1)]);
     let nar = responder.nars.values().next().expect("one").clone();
     let (holder, asker) = pair(responder).await;
-    let (mut requests, responses) = session(&asker, &holder).await;
+    let (requests, responses) = session(&asker, &holder).await;
     let mut responses = responses.telling_of_begun();
     requests.send(open(1, &nar, 0, 3)).await.expect("sent");
     opened(&mut responses).await;

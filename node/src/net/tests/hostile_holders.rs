@@ -174,8 +174,8 @@ async fn silence_trickles_and_hanging_up_are_told_apart() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_speaks_another_protocol_refuses() {
     let key = libp2p::identity::Keypair::generate_ed25519();
-    let transport =
-        super::super::transport::build(&key, &Guard::default(), None, None).expect("transports");
+    let transport = super::super::transport::build(&key, None, &Guard::default(), None, None)
+        .expect("transports");
     let config = libp2p::swarm::Config::with_tokio_executor();
     let peer = key.public().to_peer_id();
     let ping = libp2p::ping::Behaviour::default();

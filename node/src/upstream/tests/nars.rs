@@ -430,7 +430,7 @@ async fn another_range_than_the_one_asked_for_is_refused() {
 
 #[tokio::test]
 async fn a_server_without_ranges_begins_at_the_head() {
-    let server = TestServer::answering(|_| ok(&lines())).await;
+    let server = TestServer::answering(|_| ok(lines())).await;
     let (start, octets) = rest(&server, 1000).await.expect("all of it");
     assert_eq!((start, octets == lines()), (0, true));
 }

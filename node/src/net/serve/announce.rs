@@ -1,0 +1,42 @@
+//! Answering a message of discovery from what this node keeps for others.
+
+use super::Server;
+use crate::net::error::PeerError;
+use crate::net::messages::Conversation;
+use crate::net::streams::PeerStream;
+use futures::AsyncWriteExt;
+use narswarm_protocol::wire::Message;
+use narswarm_protocol::wire::announce::AnnounceRequest;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// What is being done, in errors.
+const DOING: &str = "announcing";
+
+/// How long the message may take, once the stream is open: it is on its way.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Reads one message and answers it. Whoever sends too many gets no answer.
+pub async fn serve(
+    server: &Server,
+    with: Conversation,
+    mut stream: PeerStream,
+) -> Result<(), PeerError> {
+    let Some(machine) = server.machine() else { return Ok(()) };
+    let with = Conversation { stall: with.stall.min(PATIENCE), ..with };
+    let (reach, network) = machine.whereabouts(&with.peer);
+    if !machine.keeper().admits(with.peer, network) {
+        server.counters.refused_busy.fetch_add(1, Ordering::Relaxed);
+        return Ok(());
+    }
+    let request = with.read(&mut stream, Some(with.stall), DOING).await?;
+    let Some(request): Option<AnnounceRequest> = request else { return Ok(()) };
+    let reply = machine.keeper().answer(with.peer, network, reach, request, &machine);
+    let mut octets = Vec::new();
+    reply.encode(&mut octets);
+    with.write(&mut stream, &octets, DOING).await?;
+    with.flush(&mut stream, DOING).await?;
+    server.counters.served_announces.fetch_add(1, Ordering::Relaxed);
+    let closed = tokio::time::timeout(with.stall, stream.close()).await;
+    closed.map(|_| ()).map_err(|_| with.timed_out(DOING))
+}

@@ -1,0 +1,161 @@
+//! What a node keeps for others, on real sockets: through restarts, and against those who lie, send
+//! too much or talk nonsense.
+
+use super::super::testing::{PATIENCE, RawPeer, TestResponder, loopback, node, soon, wait_until};
+use super::super::{Net, NetConfig, Provider};
+use crate::net::streams::{PeerStream, Protocol};
+use futures::{AsyncReadExt, AsyncWriteExt};
+use narswarm_protocol::announce::{Bucket, ItemKey};
+use narswarm_protocol::limits::{DISCOVERY_BURST_PER_PEER, MAX_PROVIDER_RECORDS_PER_PEER};
+use narswarm_protocol::provider_key::provider_key;
+use narswarm_protocol::store_path::StoreHash;
+use narswarm_protocol::wire::Message;
+use narswarm_protocol::wire::announce::{AnnounceReply, AnnounceRequest};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// A new provider is to be found within this.
+const SOON: Duration = Duration::from_secs(2);
+
+fn key(number: u8) -> [u8; 32] {
+    provider_key(&StoreHash([number; 20]))
+}
+
+async fn nodes(count: usize) -> Vec<Net> {
+    let mut nets = vec![node(TestResponder::default(), vec![]).await.0];
+    for _ in 1..count {
+        nets.push(node(TestResponder::default(), nets[0].listen_addresses()).await.0);
+    }
+    for net in &nets {
+        wait_until("everybody knows somebody", || net.routing().ready()).await;
+    }
+    nets
+}
+
+async fn find(net: &Net, key: [u8; 32]) -> Vec<Provider> {
+    let mut found = net.routing().find(&[key]).await;
+    let mut providers = Vec::new();
+    while let Some(provider) = soon("the search to end", found.recv()).await {
+        providers.push(provider);
+    }
+    providers
+}
+
+async fn finds(net: &Net, key: [u8; 32], provider: &Net) {
+    let begin = Instant::now();
+    while !find(net, key).await.iter().any(|found| found.peer == provider.peer_id()) {
+        assert!(begin.elapsed() < PATIENCE, "not found");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn send(peer: &RawPeer, net: &Net, request: &AnnounceRequest) -> PeerStream {
+    let mut stream = peer.open(net, Protocol::Announce).await;
+    let mut octets = Vec::new();
+    request.encode(&mut octets);
+    stream.write_all(&octets).await.expect("written");
+    stream.flush().await.expect("flushed");
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_has_announced_is_found_through_others_at_once() {
+    let nets = nodes(6).await;
+    // The nodes have got to know each other.
+    finds_nothing(&nets[5], key(9)).await;
+    let begin = Instant::now();
+    nets[1].routing().provide(&[key(1)]).await.expect("room");
+    finds(&nets[5], key(1), &nets[1]).await;
+    assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
+    nets[1].shutdown().await;
+    let found = find(&nets[4], key(1)).await;
+    assert_eq!(found.len(), 1, "others keep it: {found:?}");
+}
+
+async fn finds_nothing(net: &Net, key: [u8; 32]) {
+    assert!(find(net, key).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_keeper_still_knows() {
+    let nets = nodes(3).await;
+    let keys: Vec<_> = (0..100).map(key).collect();
+    nets[1].routing().provide(&keys).await.expect("room");
+    wait_until("it is kept", || nets[2].kept_records() == 100).await;
+    nets[2].shutdown().await;
+    let kept = nets[2].kept();
+    let config = NetConfig { kept, ..loopback() };
+    let (again, _) =
+        Net::start(config, Arc::new(TestResponder::default())).await.expect("it starts");
+    assert_eq!(again.kept_records(), 100);
+    nets[1].shutdown().await;
+    let found = find(&again, key(7)).await;
+    assert_eq!(found.iter().map(|p| p.peer).collect::<Vec<_>>(), [nets[1].peer_id()]);
+    let config = NetConfig { kept: b"something else".to_vec(), ..loopback() };
+    let (fresh, _) =
+        Net::start(config, Arc::new(TestResponder::default())).await.expect("it starts");
+    assert_eq!(fresh.kept_records(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_withdraws_what_another_has_announced() {
+    let nets = nodes(3).await;
+    nets[1].routing().provide(&[key(1)]).await.expect("room");
+    wait_until("it is kept", || nets[2].kept_records() == 1).await;
+    let peer = RawPeer::start().await;
+    let short = ItemKey::from_provider_key(&key(1));
+    let request = AnnounceRequest::Withdraw { bucket: short.bucket(), keys: vec![short] };
+    let mut stream = send(&peer, &nets[2], &request).await;
+    let _: AnnounceReply = RawPeer::receive(&mut stream).await;
+    assert_eq!(nets[2].kept_records(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stranger_fills_his_share_only_and_is_not_answered_for_ever() {
+    let nets = nodes(1).await;
+    let peer = RawPeer::start().await;
+    let mut answered = 0;
+    for round in 0..DISCOVERY_BURST_PER_PEER + 100 {
+        let bucket = Bucket::new((round % 64) as u8).expect("there are 64");
+        let (ItemKey(least), _) = ItemKey::range(bucket);
+        let keys = (0..400_u32).map(|number| {
+            let mut octets = least;
+            octets[4..8].copy_from_slice(&round.to_be_bytes());
+            octets[8..12].copy_from_slice(&number.to_be_bytes());
+            ItemKey(octets)
+        });
+        let (keys, life) = (keys.collect(), Duration::from_secs(u32::MAX.into()));
+        let request = AnnounceRequest::Announce { bucket, keys, life, addresses: vec![] };
+        let mut stream = send(&peer, &nets[0], &request).await;
+        let mut first = [0];
+        match soon("an answer or a reset", stream.read(&mut first)).await {
+            Ok(1) => answered += 1,
+            _ => break,
+        }
+    }
+    assert!(answered >= DISCOVERY_BURST_PER_PEER, "{answered}");
+    assert!(answered < DISCOVERY_BURST_PER_PEER + 100, "it was answered for ever");
+    assert!(nets[0].kept_records() <= MAX_PROVIDER_RECORDS_PER_PEER);
+    assert!(nets[0].counters().refused_busy.load(Ordering::Relaxed) >= 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nonsense_ends_the_stream_and_is_counted() {
+    let nets = nodes(1).await;
+    let peer = RawPeer::start().await;
+    for octets in
+        [&b"\0\0\0\x05\x04\xa1\x61b\x18\x40"[..], b"\xff\xff\xff\xff\x02", b"\0\0\0\x01\x63"]
+    {
+        let before = nets[0].counters().refused_faulty.load(Ordering::Relaxed);
+        let mut stream = peer.open(&nets[0], Protocol::Announce).await;
+        stream.write_all(octets).await.expect("written");
+        stream.flush().await.expect("flushed");
+        let mut rest = Vec::new();
+        let ended = soon("the end", stream.read_to_end(&mut rest)).await;
+        assert!(ended.is_err() || rest.is_empty(), "no answer");
+        let counted = || nets[0].counters().refused_faulty.load(Ordering::Relaxed) > before;
+        wait_until("it is counted", counted).await;
+    }
+    assert_eq!(nets[0].kept_records(), 0);
+}
