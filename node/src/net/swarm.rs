@@ -10,7 +10,7 @@ use super::peers::Peers;
 use super::reach::upkeep::Reaching;
 use super::reach::{Nat, is_direct};
 use super::routing::dht::Machine;
-use super::routing::diversity::Diversity;
+use super::routing::diversity::{Diversity, has_room};
 use super::streams::{Control, Protocol};
 use futures::StreamExt;
 use libp2p::identify;
@@ -266,6 +266,10 @@ impl Task {
             (Some(peer), DialError::Transport(attempts)) => {
                 let tried: Vec<_> = attempts.iter().map(|(address, _)| address.clone()).collect();
                 self.book.failed(peer, &tried, Instant::now());
+                if !self.view.lock().peers.contains(&peer) {
+                    // Who is gone makes room for others; it comes back by being identified.
+                    self.swarm.behaviour_mut().kad.remove_peer(&peer);
+                }
             }
             (Some(peer), DialError::WrongPeerId { address, .. }) => {
                 self.book.forget(peer, address);
@@ -326,8 +330,10 @@ impl Task {
         let kad = &mut self.swarm.behaviour_mut().kad;
         let network = connected.iter().flat_map(|info| &info.addresses).find_map(network_of);
         if info.protocols.contains(&KAD_PROTOCOL) && self.diversity.admits(kad, peer, network) {
-            for address in &addresses {
-                kad.add_address(&peer, address.clone());
+            if has_room(kad, peer) {
+                for address in &addresses {
+                    kad.add_address(&peer, address.clone());
+                }
             }
         } else {
             // It has found out that it can't be reached, or there are enough of its network.
