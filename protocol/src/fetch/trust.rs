@@ -71,22 +71,23 @@ impl Fetch {
 
     /// Whether pieces may go to the reader as they come: while nobody disputes the piece list
     /// (after a moment for a second opinion), or when it is believed and its rivals are not; and
-    /// when nothing more may be fetched before the reader has moved, so that no verdict would come.
+    /// when nothing more may be fetched before the reader has moved, so that no verdict would come,
+    /// unless a rival is believed and the list is not.
     #[must_use]
     pub fn may_deliver(&self, now: Time) -> bool {
         let Some((used, _)) = self.list else { return true };
-        let last = self.horizon.saturating_sub(1);
-        if last < self.pieces.count() && self.pieces.head() > last {
-            return true;
-        }
         let support = self.support(used);
         if support.vouched {
             return true;
         }
         let roots: BTreeSet<Root> = self.sources.values().filter_map(|s| s.root).collect();
-        let mut rivals = roots.into_iter().filter(|&root| root != used).peekable();
-        if rivals.peek().is_some() {
-            let networks = rivals.map(|root| self.support(root).networks).max().unwrap_or(0);
+        let rivals = roots.into_iter().filter(|&root| root != used);
+        let rivals: Vec<Support> = rivals.map(|root| self.support(root)).collect();
+        let last = self.horizon.saturating_sub(1);
+        if last < self.pieces.count() && self.pieces.head() > last {
+            return support.is_believed() || !rivals.iter().any(|rival| rival.is_believed());
+        }
+        if let Some(networks) = rivals.iter().map(|rival| rival.networks).max() {
             return support.is_believed() && support.networks > networks;
         }
         let asked = self.sources.values().any(|s| s.stage == Stage::Opening);

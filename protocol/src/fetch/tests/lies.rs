@@ -262,6 +262,33 @@ fn a_reader_without_a_disk_is_given_what_is_disputed_when_only_it_can_move_on() 
 }
 
 #[test]
+fn a_reader_without_a_disk_is_not_given_what_two_networks_contradict_while_they_may_come_back() {
+    let mut fetch = fetch(40, UpstreamMode::SwarmOnly, false);
+    let (used, other) = (list(40, 0), list(40, 1));
+    fetch.handle_horizon(0, 3, at(0));
+    opened(&mut fetch, A, &used, at(1));
+    for (source, network) in [(B, 1), (C, 2)] {
+        fetch.handle_peer(source, hint(other.0, network), at(2));
+        fetch.handle_opened(source, other.0, other.1.clone(), PieceSet::all(40), at(3));
+    }
+    let (mut given, mut wanted) = (None, Vec::new());
+    for now in (4..40_000).step_by(100).map(at) {
+        fetch.handle_have(A, &[], now);
+        fetch.handle_timeout(now);
+        wanted.extend(asked(&actions(&mut fetch), A));
+        // Only A gives, when its turn comes.
+        if fetch.list().is_some_and(|(root, _)| root == used.0) {
+            wanted.drain(..).for_each(|index| _ = fetch.handle_piece(A, index, now));
+        }
+        if fetch.held().len() == 3 && fetch.may_deliver(now) {
+            given.get_or_insert(now);
+        }
+    }
+    let back_until = Time(limits::FORGET_FROZEN_AFTER);
+    assert!(given.is_some_and(|given| given > back_until), "{given:?}");
+}
+
+#[test]
 fn pieces_of_an_earlier_attempt_give_way_to_the_only_list_there_is() {
     let truth = list(8, 0);
     let mut config = config(8, UpstreamMode::SwarmOnly, false);
