@@ -261,15 +261,16 @@ impl Task {
         let reason = super::streams::reason(error);
         let view = self.view.lock();
         self.dialing.failed(id, Instant::now(), &reason, |peer| view.peers.contains(peer));
+        let connected = peer.is_some_and(|peer| view.peers.contains(&peer));
         drop(view);
         match (peer, error) {
-            (Some(peer), DialError::Transport(attempts)) => {
+            // Who is connected was dialled to try an address, or to punch a hole beside a relay:
+            // that it failed doesn't make the peer one that can't be reached.
+            (Some(peer), DialError::Transport(attempts)) if !connected => {
                 let tried: Vec<_> = attempts.iter().map(|(address, _)| address.clone()).collect();
                 self.book.failed(peer, &tried, Instant::now());
-                if !self.view.lock().peers.contains(&peer) {
-                    // Who is gone makes room for others; it comes back by being identified.
-                    self.swarm.behaviour_mut().kad.remove_peer(&peer);
-                }
+                // Who is gone makes room for others; it comes back by being identified.
+                self.swarm.behaviour_mut().kad.remove_peer(&peer);
             }
             (Some(peer), DialError::WrongPeerId { address, .. }) => {
                 self.book.forget(peer, address);
