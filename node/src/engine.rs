@@ -8,7 +8,7 @@
 //! - `serve`: what other peers get;
 //! - `shared`: what others can learn, told to the owner;
 //! - `vouch`: whose word for a piece list counts;
-//! - `announce`: what is told to the DHT;
+//! - `announce`: what is told to the DHT; `seeds`: who holds most of what a farm has;
 //! - `own_store`: what the system's store asks of the rest;
 //! - [`mirror`]: taking in static mirrors.
 
@@ -24,6 +24,7 @@ mod network;
 mod own_store;
 mod progress;
 mod resolve;
+mod seeds;
 mod serve;
 mod shared;
 mod sink;
@@ -31,6 +32,7 @@ mod sources;
 mod vouch;
 
 pub use announce::announce_all;
+pub use seeds::follow_seeds;
 pub use shared::{NarPlace, SharedEntry};
 
 use crate::config::{Role, Share};
@@ -154,6 +156,8 @@ struct Inner {
     /// Nars that upstream gives with another hash than the signed one.
     bad_upstream: Cache<NarHash, ()>,
     banned: Cache<PeerId, ()>,
+    /// Seeds that are asked for everything.
+    seeds: Mutex<Vec<seeds::Seed>>,
     /// Whether some narinfo of a nar is signed by a key of the ACL as it is now.
     public: Cache<NarHash, Publicity>,
     /// Octets of nar a second that upstream gave lately.
@@ -222,6 +226,7 @@ impl Engine {
                 .max_capacity(limits::MAX_REMEMBERED)
                 .time_to_live(limits::BAN_LIFE)
                 .build(),
+            seeds: Mutex::default(),
             public: Cache::builder()
                 .max_capacity(limits::MAX_REMEMBERED)
                 .time_to_live(limits::HOLDER_LIFE)

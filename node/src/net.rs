@@ -339,6 +339,11 @@ impl Net {
         self.0.book.add(peer, addresses);
     }
 
+    /// Keeps the connection with a peer while others that are kept aren't more useful.
+    pub fn keep(&self, peer: PeerId) {
+        self.note_useful(peer);
+    }
+
     /// Closes the connections to a peer and refuses new ones for a while.
     pub fn ban(&self, peer: PeerId, for_: Duration) {
         let command = Command::Ban { peer, until: Instant::now() + for_ };

@@ -4,7 +4,7 @@ use crate::acl::{self, AclFiles, Reload};
 use crate::config::{Config, Role, Share};
 use crate::control;
 use crate::dialect::Dialect;
-use crate::engine::{Engine, EngineConfig, SharedEntry, announce_all};
+use crate::engine::{Engine, EngineConfig, SharedEntry, announce_all, follow_seeds};
 use crate::entry::builtin::{BUILT_IN, BuiltIn};
 use crate::entry::{Entry, EntryConfig};
 use crate::http::{self, Backend, HttpConfig, StatusReport};
@@ -90,6 +90,8 @@ impl Node {
         node.tasks.spawn(node.until_stop(async move { follower.follow(events).await }));
         let announcer = engine.clone();
         node.tasks.spawn(node.until_stop(async move { announce_all(&announcer).await }));
+        let seeker = engine.clone();
+        node.tasks.spawn(node.until_stop(async move { follow_seeds(&seeker).await }));
         let keys = watch_acl(acl_files, node.reload.clone(), engine.clone());
         node.tasks.spawn(node.until_stop(keys));
         let entry = Entry::new(entry_config(&config), node.net.clone());

@@ -33,12 +33,14 @@
 //! - `contacts`: the nodes known; how dense the network is.
 //! - `walk`: towards a meeting point, against those who would lead it astray.
 //! - `announcer`, `finder`: see there.
+//! - `mirror`: where seeds are found, who hold too much to announce it.
 //! - [`providers`]: what a node keeps for others. Not part of [`Discovery`], since not every node
 //!   keeps something.
 
 mod announcer;
 mod contacts;
 mod finder;
+mod mirror;
 mod place;
 pub mod providers;
 #[cfg(test)]
@@ -48,6 +50,7 @@ mod walk;
 pub use announcer::Announced;
 pub use contacts::Contacts;
 pub use finder::Found;
+pub use mirror::mirror_key;
 pub use place::{BUCKETS, Bucket, Contact, ItemKey, NodeId, Position};
 
 use crate::fetch::Time;

@@ -1,6 +1,7 @@
 //! Tells the DHT what this node holds.
 
 use super::{Engine, Inner, resolve};
+use crate::net::RoutingError;
 use narswarm_protocol::provider_key::provider_key;
 use narswarm_protocol::store_path::StoreHash;
 use std::sync::Arc;
@@ -18,6 +19,22 @@ pub(super) async fn announce(inner: &Inner, items: &[StoreHash]) {
     let keys: Vec<_> = items.iter().map(provider_key).collect();
     if let Err(error) = net.routing().provide(&keys).await {
         warn!("cannot announce {} items: {error}", keys.len());
+    }
+}
+
+/// Announces one of many pages; says whether there is room for more.
+async fn announce_page(inner: &Inner, items: &[StoreHash]) -> bool {
+    let Some(net) = inner.net.get().filter(|_| !inner.config.shares_nothing()) else {
+        return false;
+    };
+    let keys: Vec<_> = items.iter().map(provider_key).collect();
+    match net.routing().provide(&keys).await {
+        Ok(()) => true,
+        Err(RoutingError::Full { limit, .. }) => {
+            info!("{limit} items are announced one by one; the others aren't");
+            false
+        }
+        Err(RoutingError::ShutDown) => false,
     }
 }
 
@@ -62,8 +79,10 @@ pub async fn announce_all(engine: &Engine) {
         };
         let Some(&(last, _)) = page.last() else { break };
         let items: Vec<_> = page.iter().map(|(item, _)| *item).collect();
+        if !announce_page(inner, &items).await {
+            break;
+        }
         total += items.len();
-        announce(inner, &items).await;
         after = Some(last);
     }
     info!("{total} items to announce");

@@ -10,8 +10,9 @@ use libp2p::PeerId;
 use narswarm_protocol::limits;
 use narswarm_protocol::provider_key::provider_key;
 use narswarm_protocol::store_path::StoreHash;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::debug;
@@ -115,7 +116,8 @@ async fn query_peers(
 }
 
 /// Looks up what is missing, some of it at a time, and asks whoever provides one item for all that
-/// is missing: who holds one mostly holds its neighbours too. Ends when a round finds nobody new.
+/// is missing: who holds one mostly holds its neighbours too. What was named in vain is looked up
+/// again, since those who said so may have lied. Ends when a round finds nobody new.
 async fn ask_dht(
     inner: &Arc<Inner>,
     net: &Net,
@@ -124,26 +126,30 @@ async fn ask_dht(
     say: &mpsc::Sender<Heard>,
 ) {
     let mut asked: HashSet<_> = asked.iter().copied().collect();
-    let mut looked_up = HashSet::new();
+    let mut looked_up: HashMap<StoreHash, u32> = HashMap::new();
     loop {
-        let round: Vec<_> = missing
-            .iter()
-            .filter(|hash| !looked_up.contains(*hash))
-            .take(limits::MAX_LOOKED_UP_HASHES)
-            .copied()
-            .collect();
-        looked_up.extend(round.iter().copied());
-        let before = asked.len();
-        if !round.is_empty() {
-            ask_providers(inner, net, &round, &mut asked, &mut missing, say).await;
+        let is_open = |hash: &&StoreHash| {
+            looked_up.get(*hash).is_none_or(|times| *times < limits::SEARCH_TRIES)
+        };
+        let open = missing.iter().filter(is_open).take(limits::MAX_LOOKED_UP_HASHES);
+        let round: Vec<_> = open.copied().collect();
+        if round.is_empty() {
+            return;
         }
-        if asked.len() == before || missing.is_empty() {
+        let before = asked.len();
+        let named = ask_providers(inner, net, &round, &mut asked, &mut missing, say).await;
+        for hash in round {
+            let times = looked_up.entry(hash).or_default();
+            *times = if named.contains(&hash) { *times + 1 } else { limits::SEARCH_TRIES };
+        }
+        if missing.is_empty() || (asked.len() == before && named.is_empty()) {
             return;
         }
     }
 }
 
-/// One round: finds providers of `hashes` and asks each new one for everything missing.
+/// One round: finds providers of `hashes` and asks each new one for everything missing. Gives those of
+/// `hashes` of which somebody was named.
 async fn ask_providers(
     inner: &Arc<Inner>,
     net: &Net,
@@ -151,8 +157,10 @@ async fn ask_providers(
     asked: &mut HashSet<PeerId>,
     missing: &mut HashSet<StoreHash>,
     say: &mpsc::Sender<Heard>,
-) {
-    let keys: Vec<_> = hashes.iter().map(provider_key).collect();
+) -> HashSet<StoreHash> {
+    let by_key: HashMap<_, _> = hashes.iter().map(|hash| (provider_key(hash), *hash)).collect();
+    let keys: Vec<_> = by_key.keys().copied().collect();
+    let mut named = HashSet::new();
     let mut providers = net.routing().find(&keys).await;
     let mut queries = FuturesUnordered::new();
     let mut open = true;
@@ -160,6 +168,7 @@ async fn ask_providers(
         tokio::select! {
             provider = providers.recv(), if open => {
                 let Some(provider) = provider else { open = false; continue };
+                named.extend(by_key.get(&provider.key));
                 if !inner.is_banned(&provider.peer) && asked.insert(provider.peer) {
                     let wanted: Vec<_> =
                         missing.iter().copied().take(limits::MAX_QUERY_HASHES).collect();
@@ -170,12 +179,16 @@ async fn ask_providers(
                 for (verdict, _) in &held {
                     missing.remove(&verdict.hash);
                 }
+                if held.is_empty() {
+                    net.routing().note_gone(peer);
+                }
                 if say.send(Heard::Peer(peer, held)).await.is_err() {
-                    return;
+                    return named;
                 }
             }
         }
     }
+    named
 }
 
 /// Asks one peer, and judges what it says; nothing when it fails.
@@ -224,11 +237,12 @@ impl Inner {
         self.holders.insert(hash, Arc::new(holders));
     }
 
-    /// The nearest peers that speak our protocols.
+    /// Seeds and the nearest peers, as far as they speak our protocols.
     fn peers_to_ask(&self) -> Vec<PeerId> {
         let mut peers = self.net.get().map(Net::connected).unwrap_or_default();
         peers.retain(|peer| peer.ours && !self.is_banned(&peer.peer));
-        peers.sort_by_key(|peer| peer.rtt.unwrap_or(limits::UNKNOWN_LATENCY));
+        let rtt = |rtt: Option<Duration>| rtt.unwrap_or(limits::UNKNOWN_LATENCY);
+        peers.sort_by_key(|peer| (!self.is_seed(&peer.peer), rtt(peer.rtt)));
         peers.iter().map(|peer| peer.peer).take(limits::MAX_QUERIED_PEERS).collect()
     }
 

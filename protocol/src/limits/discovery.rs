@@ -1,0 +1,192 @@
+//! Bounds on announcing, finding, and what is kept for others.
+
+use super::{MAX_PEER_ADDRESSES, MAX_QUERY_HASHES};
+
+/// How many nodes keep a bucket. A day and a half after an announcement, when half of them have
+/// left and a tenth doesn't answer, three or four are still there.
+pub const REPLICAS: usize = 8;
+
+/// How many of the nearest have to confirm that nobody is nearer, where the neighbourhood isn't
+/// known yet.
+pub const LOOK_NODES: usize = 3;
+
+/// How long an announcement is remembered: longer than [`REANNOUNCE`] by half a day, so that a node
+/// that was off over night is still known in the morning.
+pub const ANNOUNCED_LIFE: std::time::Duration = std::time::Duration::from_secs(48 * 3600);
+
+/// The shortest and the longest time between two announcements of a bucket. With 64 buckets and
+/// [`REPLICAS`] that makes 410 messages a day on average.
+pub const MIN_REANNOUNCE: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+/// See [`MIN_REANNOUNCE`].
+pub const REANNOUNCE: std::time::Duration = std::time::Duration::from_secs(36 * 3600);
+
+/// How often at most a bucket that has too few keepers is announced to nodes that have come since.
+pub const REANNOUNCE_TO_NEWCOMERS: std::time::Duration = std::time::Duration::from_secs(300);
+
+/// How long new items are gathered before they are announced: others are to find them within two
+/// seconds.
+pub const GATHER_NEW_ITEMS: std::time::Duration = std::time::Duration::from_millis(400);
+
+/// How long withdrawn items are gathered. Nobody is harmed by asking in vain for a while, and a
+/// collection of garbage goes through the store for longer.
+pub const GATHER_WITHDRAWN_ITEMS: std::time::Duration = std::time::Duration::from_secs(20);
+
+/// Announcements of new items, each of one bucket, that may be made without a pause: an upgrade of a
+/// whole system, in two bursts.
+pub const ANNOUNCE_BURST: u32 = 128;
+
+/// How often one more may be made. Items that come one by one all day long are so gathered, and
+/// cost no more than 7,700 messages.
+pub const ANNOUNCE_TOKEN_EVERY: std::time::Duration = std::time::Duration::from_secs(90);
+
+/// Most keys of one message: more than a workstation's share of any bucket.
+pub const MAX_ANNOUNCED_KEYS: usize = 4096;
+
+/// How often an item is looked up whose providers were all named in vain.
+pub const SEARCH_TRIES: u32 = 3;
+
+/// Most keys of one lookup message: all of a batch may fall into one bucket.
+pub const MAX_LOOKUP_KEYS: usize = MAX_QUERY_HASHES;
+
+/// An item of which at least so many providers are known is announced more thinly, ...
+pub const MANY_PROVIDERS: u8 = 16;
+
+/// ... and one of which at most so many are known less thinly.
+pub const FEW_PROVIDERS: u8 = 8;
+
+/// The thinnest: in every 64th round. Twenty providers of what a thousand hold.
+pub const MAX_THINNING: u8 = 6;
+
+/// How long a node that has just begun pauses between looking who is near one meeting point and the
+/// next, and when it looks again where it has had nothing to announce meanwhile: so that searches
+/// know whom to ask. Some 300 messages for all.
+pub const EXPLORE_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+/// See [`EXPLORE_PAUSE`].
+pub const EXPLORE_AGAIN: std::time::Duration = std::time::Duration::from_secs(12 * 3600);
+
+/// The first and the longest pause after an announcement that reached nobody.
+pub const ANNOUNCE_RETRY: std::time::Duration = std::time::Duration::from_secs(5);
+/// See [`ANNOUNCE_RETRY`].
+pub const MAX_ANNOUNCE_RETRY: std::time::Duration = std::time::Duration::from_secs(600);
+
+/// Buckets announced at once: a whole round takes a few seconds, and never more than a few dozen
+/// connections at a time.
+pub const MAX_BUCKETS_AT_ONCE: usize = 8;
+
+/// Nodes of one bucket that are told at once.
+pub const PARALLEL_ANNOUNCES: usize = 4;
+
+/// Nodes of one bucket that are asked at once by a search, where one in ten is dead and one in five
+/// may lie; ...
+pub const FIND_PARALLEL: usize = 3;
+
+/// ... and by a search that goes to many buckets, where waiting for one costs less than asking all.
+pub const FIND_PARALLEL_WIDE: usize = 2;
+
+/// So many nodes that know a provider of an item are enough: others would name the same.
+pub const ENOUGH_WITNESSES: usize = 2;
+
+/// Nodes of one network among those who keep a bucket, and providers of one network among those of
+/// an item while there are others.
+pub const NETWORK_SHARE: usize = 3;
+
+/// Where more than so many times the usual number of nodes stand around a meeting point, somebody
+/// crowds around it: chance alone does that once in a million times.
+pub const CROWDED_FACTOR: usize = 3;
+
+/// Most nodes that one walk asks: the usual ones, and 45 who crowd around the point.
+pub const MAX_WALK_NODES: usize = 64;
+
+/// Messages of discovery that are under way at once: all buckets of a large search.
+pub const MAX_ASKED_AT_ONCE: usize = 128;
+
+/// Nodes remembered for discovery: sixteen for each bucket, and some everywhere. 200 octets each.
+pub const MAX_CONTACTS: usize = 2048;
+
+/// How long a node that failed isn't asked, doubled with each failure, ...
+pub const CONTACT_REST: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// ... and how many failures in a row make it forgotten.
+pub const MAX_CONTACT_FAILURES: u8 = 4;
+
+/// Searches that run at once; others end without having found anything.
+pub const MAX_SEARCHES: usize = 256;
+
+/// How long it is believed that nobody provides an item, at first: less than it takes until a new
+/// provider is to be found. Doubled each time up to [`NOBODY_LIFE_AT_MOST`].
+pub const NOBODY_LIFE: std::time::Duration = std::time::Duration::from_millis(1500);
+/// See [`NOBODY_LIFE`].
+pub const NOBODY_LIFE_AT_MOST: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Items of which it is remembered that nobody provides them.
+pub const MAX_NOBODY: usize = 10_000;
+
+/// How long a provider that was gone is left out of what is found.
+pub const GONE_PROVIDER_LIFE: std::time::Duration = std::time::Duration::from_secs(300);
+
+/// Providers of which it is remembered that they were gone.
+pub const MAX_GONE_PROVIDERS: usize = 4096;
+
+/// Providers of one item that an answer names.
+pub const PROVIDERS_IN_ANSWER: usize = 8;
+
+/// A provider that was not heard of for so long is probed when somebody asks for what it holds.
+pub const PROBE_AFTER: std::time::Duration = std::time::Duration::from_secs(900);
+
+/// Seeds that are asked besides the nearest peers, and those that are tried to find the best.
+pub const MAX_SEEDS: usize = 3;
+/// See [`MAX_SEEDS`].
+pub const MAX_SEEDS_TRIED: usize = 12;
+
+/// How often seeds are looked for, when some are used and when none is.
+pub const SEEDS_EVERY: std::time::Duration = std::time::Duration::from_secs(3600);
+/// See [`SEEDS_EVERY`].
+pub const SEEDS_AGAIN: std::time::Duration = std::time::Duration::from_secs(300);
+
+/// Providers that wait to be probed.
+pub const MAX_PROBES: usize = 64;
+
+/// How often expired announcements of others are dropped.
+pub const PRUNE_EVERY: std::time::Duration = std::time::Duration::from_secs(600);
+
+/// Longest peer id: those that hold an Ed25519 key have 38 octets, others a hash of 34.
+pub const MAX_PEER_ID_BYTES: usize = 64;
+
+/// Longest address in messages of discovery, as octets: one through a relay has about 100.
+pub const MAX_WIRE_ADDRESS_BYTES: usize = 256;
+
+/// Addresses of one peer that an answer names: the best few.
+pub const NAMED_ADDRESSES: usize = 4;
+
+/// Nodes near a meeting point that an answer names; twice the keepers are room for later.
+pub const MAX_NAMED_NODES: usize = 2 * REPLICAS;
+
+/// Different providers that an answer names.
+pub const MAX_NAMED_PROVIDERS: usize = 256;
+
+/// Pairs of key and provider in one answer: four of each key of the largest question.
+pub const MAX_HITS: usize = 4 * MAX_LOOKUP_KEYS;
+
+/// Largest body of a message of discovery: the keys, and the sender's addresses.
+pub const MAX_ANNOUNCE_BODY_BYTES: usize =
+    MAX_ANNOUNCED_KEYS * 16 + MAX_PEER_ADDRESSES * (MAX_WIRE_ADDRESS_BYTES + 3) + 64;
+
+/// Largest body of its answer: 272 peers with four addresses of the longest each, and the hits.
+pub const MAX_ANNOUNCE_REPLY_BODY_BYTES: usize = 384 * 1024;
+
+/// How often what is kept for others is written down: 24 octets a record, a few megabytes at most.
+pub const SAVE_KEPT_EVERY: std::time::Duration = std::time::Duration::from_secs(600);
+
+/// Messages of discovery that one peer may send at once, and how many more each second: a node that
+/// begins in a network of a few sends each of them something for every bucket, twice.
+pub const DISCOVERY_BURST_PER_PEER: u32 = 512;
+/// See [`DISCOVERY_BURST_PER_PEER`].
+pub const DISCOVERY_RATE_PER_PEER: u32 = 4;
+
+/// The same for all peers of one network: an institution's machines that begin together.
+pub const DISCOVERY_BURST_PER_NETWORK: u32 = 4096;
+/// See [`DISCOVERY_BURST_PER_NETWORK`].
+pub const DISCOVERY_RATE_PER_NETWORK: u32 = 64;
+
+/// Messages of discovery that are answered at once: each takes a millisecond at most.
+pub const MAX_SERVED_ANNOUNCES: usize = 256;
