@@ -95,7 +95,8 @@ async fn a_thousand_queries_at_once_are_all_answered() {
         assert_eq!(answer, Ok(vec![Some(held("one"))]));
     }
     let counters = holder.stream_counters();
-    assert_eq!(counters.accepted.load(Ordering::Relaxed), 1000);
+    // Discovery has asked this node as well, by streams of its own.
+    assert!(counters.accepted.load(Ordering::Relaxed) >= 1000);
     assert_eq!(counters.refused.load(Ordering::Relaxed), 0);
 }
 
