@@ -88,10 +88,11 @@ impl Node {
         };
         let follower = engine.clone();
         node.tasks.spawn(node.until_stop(async move { follower.follow(events).await }));
-        let announcer = engine.clone();
-        node.tasks.spawn(node.until_stop(async move { announce_all(&announcer).await }));
+        // First, as its few keys have to find a place before all items do.
         let seeker = engine.clone();
         node.tasks.spawn(node.until_stop(async move { follow_seeds(&seeker).await }));
+        let announcer = engine.clone();
+        node.tasks.spawn(node.until_stop(async move { announce_all(&announcer).await }));
         let keys = watch_acl(acl_files, node.reload.clone(), engine.clone());
         node.tasks.spawn(node.until_stop(keys));
         let entry = Entry::new(entry_config(&config), node.net.clone());
