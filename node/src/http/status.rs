@@ -33,8 +33,8 @@ pub struct StatusReport {
     pub requests: RequestCounts,
     /// Nars that are being fetched now.
     pub fetches: Vec<FetchStatus>,
-    /// Whose signatures are believed.
-    #[serde(default)]
+    /// What is wrong with the keys whose signatures are believed; absent when nothing is.
+    #[serde(default, skip_serializing_if = "AclStatus::is_well")]
     pub acl: AclStatus,
     /// How far the system's store is looked through; absent where it isn't shared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -48,6 +48,12 @@ pub struct AclStatus {
     pub keys: u64,
     /// Why the files with the keys can't be used as they are now, so that the last good ones count.
     pub problem: Option<String>,
+}
+
+impl AclStatus {
+    fn is_well(&self) -> bool {
+        self.problem.is_none()
+    }
 }
 
 /// How far the system's store is looked through.
@@ -176,8 +182,7 @@ mod tests {
             r#""items":{"narinfos":0,"cached":0,"store":0,"cached_bytes":0},"#,
             r#""bytes":{"from_peers":0,"from_upstream":0,"to_peers":0,"to_http":0},"#,
             r#""requests":{"narinfo_hit":0,"narinfo_miss":0,"nar":0},"#,
-            r#""fetches":[{"item":"","done_bytes":0,"total_bytes":0,"sources":0}],"#,
-            r#""acl":{"keys":0,"problem":null}}"#,
+            r#""fetches":[{"item":"","done_bytes":0,"total_bytes":0,"sources":0}]}"#,
         );
         assert_eq!(json, expected);
         assert_eq!(serde_json::from_str::<StatusReport>(&json).expect("report"), report);
