@@ -81,6 +81,12 @@ pub fn is_quic(address: &Multiaddr) -> bool {
     address.iter().any(|part| part == Protocol::QuicV1)
 }
 
+/// An address without the peer ids in it.
+#[must_use]
+pub fn without_peer(address: &Multiaddr) -> Multiaddr {
+    address.iter().filter(|part| !matches!(part, Protocol::P2p(_))).collect()
+}
+
 /// The host that an address begins with.
 #[must_use]
 pub fn ip_of(address: &Multiaddr) -> Option<IpAddr> {

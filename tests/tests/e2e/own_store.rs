@@ -92,6 +92,8 @@ async fn what_comes_and_goes_is_noticed_within_seconds() {
     Guix::new(b.http(), store.acl()).gets_all(&[first.clone(), second.clone()]).await;
     store.collect(&first);
     shares(&a, 1).await;
+    // It holds what it has fetched, and would be found.
+    b.terminate().await;
     let c = store.known_to(stage.node("c")).bootstrap(a.peer_address()).start().await;
     c.has_peers(1).await;
     let guix = Guix::new(c.http(), store.acl());

@@ -7,7 +7,7 @@
 use super::guard::Guard;
 use super::probe::Tested;
 use super::relays::Relays;
-use super::{Reachability, is_direct, is_quic};
+use super::{Reachability, is_direct, is_quic, without_peer};
 use crate::net::book::{Reach, reach};
 use crate::net::config::NetConfig;
 use crate::net::events::NetEvent;
@@ -18,16 +18,11 @@ use libp2p::multiaddr::Protocol;
 use libp2p::swarm::ConnectionId;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::{Multiaddr, PeerId, dcutr, identify, kad, relay};
-use narswarm_protocol::limits::{OBSERVERS_WANTED, PUNCH_PATIENCE, RELAYED_GRACE};
+use narswarm_protocol::limits::{
+    ADDRESS_PATIENCE, CONFIRMATION_PATIENCE, OBSERVERS_WANTED, PUNCH_PATIENCE, RELAYED_GRACE,
+};
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
-
-/// How long a node with an address of its own waits to be reached there before it asks for a place
-/// at a relay.
-const CONFIRMATION_PATIENCE: Duration = Duration::from_secs(10);
-
-/// How long a node that knows of no address of its own waits before it announces what it holds.
-const ADDRESS_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long this node's addresses must have stayed the same before it tells others: they come one
 /// after another.
@@ -500,8 +495,4 @@ impl Task {
             }
         }
     }
-}
-
-fn without_peer(address: &Multiaddr) -> Multiaddr {
-    address.iter().filter(|part| !matches!(part, Protocol::P2p(_))).collect()
 }
