@@ -16,7 +16,7 @@ use futures::StreamExt;
 use libp2p::identify;
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, Swarm, kad, mdns};
+use libp2p::{Multiaddr, PeerId, Swarm, mdns};
 use lru::LruCache;
 use narswarm_protocol::limits::{MAX_BANS, MAX_KEPT_PEERS, MAX_PEER_ADDRESSES};
 use parking_lot::Mutex;

@@ -1,6 +1,5 @@
 //! Bounds on connections, streams, and what is remembered of peers and their addresses.
 
-use super::MAX_GIVEN_BYTES;
 use super::MAX_QUERY_HASHES;
 
 /// Most streams of one connection, in both directions. A remote that opens more loses the
@@ -28,7 +27,7 @@ pub const MAX_QUEUED_OPENS: usize = 1024;
 pub const MAX_AWAITED_PEERS: usize = 256;
 
 /// Most fetch sessions that are served at once: each waits the longer for its turn, and may have up
-/// to 64 nars open. What is read ahead is bounded for all of them by [`MAX_GIVEN_BYTES`].
+/// to 64 nars open. What is read ahead is bounded for all of them by [`MAX_GIVEN_BYTES`](super::MAX_GIVEN_BYTES).
 pub const MAX_SERVED_FETCHES: usize = 128;
 
 /// Most queries that are answered at once: each holds up to 8 MiB of answers when narinfos are
