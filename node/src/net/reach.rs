@@ -263,15 +263,16 @@ impl Reachability {
             let own = sufficient.any(|address| self.is_own(address));
             return if own { Nat::Open } else { Nat::Public };
         }
-        // QUIC, if there is any: a TCP connection may have had to take another port than the one
-        // listened on, which looks like a NAT that gives everybody another.
-        let kinds = self.observed.iter().filter(|((quic, _), _)| *quic || !self.listens_by_quic);
-        let told = kinds.map(|(_, seen)| seen).find(|seen| seen.len() > 1);
-        let Some(told) = told else { return Nat::Unknown };
+        // By QUIC, if enough have told.
+        let kinds = self.observed.iter().rev();
+        let told = kinds.map(|((quic, _), seen)| (*quic, seen)).find(|(_, seen)| seen.len() > 1);
+        let Some((quic, told)) = told else { return Nat::Unknown };
         let mut addresses = told.iter().map(|seen| &seen.address);
         let Some(first) = addresses.next() else { return Nat::Unknown };
         if !addresses.all(|address| address == first) {
-            Nat::Symmetric
+            // A TCP connection may have had to take another port than the one listened on, which
+            // looks the same.
+            if quic || !self.listens_by_quic { Nat::Symmetric } else { Nat::Unknown }
         } else if self.is_own(first) {
             // Until somebody has tried, it may as well be open.
             if self.shut { Nat::Restricted } else { Nat::Unknown }
@@ -375,6 +376,13 @@ mod tests {
         node.observed(&by_tcp("198.51.100.1"), address("/ip4/203.0.113.7/tcp/1000"));
         node.observed(&by_tcp("198.51.100.2"), address("/ip4/203.0.113.7/tcp/2000"));
         assert_eq!(node.nat(), Nat::Restricted, "TCP tells less");
+        let mut node = Reachability::default();
+        node.set_interfaces(&[address("/ip4/192.168.1.2/udp/8711/quic-v1")]);
+        node.observed(&by_tcp("198.51.100.1"), address("/ip4/203.0.113.7/tcp/1000"));
+        node.observed(&by_tcp("198.51.100.2"), address("/ip4/203.0.113.7/tcp/2000"));
+        assert_eq!(node.nat(), Nat::Unknown, "it may be the port that differs");
+        node.observed(&by_tcp("198.51.100.2"), address("/ip4/203.0.113.7/tcp/1000"));
+        assert_eq!(node.nat(), Nat::Cone);
     }
 
     #[test]

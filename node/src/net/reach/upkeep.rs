@@ -486,10 +486,11 @@ impl Task {
             if !listens || tried.is_some_and(|at| now < *at + OBSERVER_PAUSE) {
                 continue;
             }
-            self.reaching.observers.insert(peer, now);
             let mut addresses = self.book.addresses(&peer);
             addresses.retain(|address| is_quic(address) && is_direct(address));
+            // Until it has told, they aren't known.
             if !addresses.is_empty() {
+                self.reaching.observers.insert(peer, now);
                 let dial = DialOpts::peer_id(peer).addresses(addresses);
                 self.dial(dial.condition(PeerCondition::Always).build());
             }
