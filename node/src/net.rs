@@ -9,7 +9,7 @@
 //! - who and where: `behaviour`, `swarm` (the task), `book`, [`peers`], `dialing`, [`routing`];
 //! - `networks`: what one network of the Internet may have of this node;
 //! - `inspect`: a look at all of it; [`resolver`]: who is asked for names;
-//! - [`reach`]: how others reach this node, whatever its NAT does, and what may be dialled;
+//! - [`mod@reach`]: how others reach this node, whatever its NAT does, and what may be dialled;
 //! - conversations: `streams`, `messages`, `query` and [`transfer`] (asking), `serve`.
 
 mod behaviour;

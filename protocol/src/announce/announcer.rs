@@ -119,8 +119,8 @@ impl Announcer {
         }
     }
 
-    /// Goes on where an earlier run of this node has left off `away` ago. What of it is still held
-    /// is to be said anew; what isn't is withdrawn by [`Announcer::forget_unconfirmed`].
+    /// Goes on where an earlier run of this node has left off `away` ago. What of it is no longer
+    /// held is for the caller to withdraw, by [`Announcer::release`].
     pub fn restore(&mut self, announced: &Announced, away: Duration, now: Time) {
         for &(key, level) in &announced.items {
             let level = level.min(MAX_THINNING);
