@@ -51,11 +51,24 @@ pub enum StorePathError {
 }
 
 /// `HASH-NAME`: the last component of a store path, known to be free of slashes, control
-/// characters and leading dots.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// characters and leading dots. Ordered as text: Nix signs references in that order, which isn't
+/// that of the hashes' octets, since nix-base32 writes the last ones first.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct ItemName {
     hash: StoreHash,
     text: String,
+}
+
+impl Ord for ItemName {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.text.cmp(&other.text)
+    }
+}
+
+impl PartialOrd for ItemName {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 impl ItemName {
@@ -156,6 +169,14 @@ impl fmt::Display for StorePath {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn items_are_in_the_order_of_their_text() {
+        let item = |digits: &str| ItemName::parse(format!("{digits}-x").as_bytes()).expect("sound");
+        let (low, high) = (format!("0{}z", "0".repeat(30)), format!("1{}", "0".repeat(31)));
+        assert!(item(&low) < item(&high));
+        assert!(item(&low).hash().0 > item(&high).hash().0, "by octets it would be the other way");
+    }
 
     const HELLO: &[u8] = b"/gnu/store/zab5qqb146vi73jmxl23i3ygcy7lsrps-hello-2.12.1";
 

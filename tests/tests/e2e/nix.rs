@@ -262,7 +262,6 @@ async fn keeps_its_secrets(node: &Node, secrets: &[&str], file: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "known to fail: three shared items are waited for in vain; the cause isn't known yet"]
 async fn a_store_is_shared_straight_from_it_and_its_secrets_are_not() {
     let stage = Stage::new();
     let Some(nix) = Nix::find(stage.path("nix-home")) else { return };
