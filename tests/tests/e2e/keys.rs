@@ -163,7 +163,7 @@ async fn a_new_key_is_believed_and_a_hangup_ends_nothing() {
     a.signal(Signal::HUP);
     write(&acl, &list(&[&other, &mirror]));
     a.signal(Signal::HUP);
-    until("the key to be believed", async || a.status().await.acl.keys == 2).await;
+    until("the key to be believed", async || metric(&a, "acl_keys").await == "2").await;
     // What was a miss a moment ago is looked for anew.
     assert_eq!(guix.narinfo_status(&holding).await, 200);
     guix.gets_all(std::slice::from_ref(&holding)).await;
