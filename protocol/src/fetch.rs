@@ -280,10 +280,15 @@ impl Fetch {
         }
         let entry = self.sources.get_mut(&source).expect("looked up above");
         entry.complete = false;
+        entry.missed = entry.missed.saturating_add(1);
+        let is_useless = entry.given == 0 && entry.missed >= limits::MISSED_BY_USELESS;
         entry.finished(index, 0, now);
         // What a source in reserve owes is not counted.
         if entry.outstanding.remove(&index).is_some() && entry.stage.is_counted() {
             self.pieces.release(index);
+        }
+        if is_useless {
+            return self.forget_source(source, None, false, now);
         }
         self.schedule(now);
     }

@@ -91,6 +91,11 @@ pub const SECOND_OPINION: std::time::Duration = std::time::Duration::from_millis
 /// are connected has mostly been answered before, and the reader must not notice.
 pub const NOBODY_PATIENCE: std::time::Duration = std::time::Duration::from_millis(15);
 
+/// A peer that lacks so many pieces of those it said to hold, and has given none, is of no use for this
+/// nar: its store has lost it. Asking on would cost a round trip for each window of pieces. Two,
+/// since a crowd's member that turns to another piece list may lack one just promised.
+pub const MISSED_BY_USELESS: u32 = 2;
+
 /// How long the swarm is given before upstream is asked as well.
 pub const UPSTREAM_PATIENCE: std::time::Duration = std::time::Duration::from_millis(300);
 

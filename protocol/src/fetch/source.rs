@@ -69,6 +69,8 @@ pub(super) struct Source {
     window: u32,
     /// Good pieces that it gave.
     pub given: u32,
+    /// Pieces that it said to hold, and didn't when asked.
+    pub missed: u32,
 }
 
 /// Shortest stretch over which a rate is measured: shorter ones measure the scheduler.
@@ -110,6 +112,7 @@ impl Source {
             rate_bytes: 0,
             window: limits::FIRST_WINDOW_PIECES,
             given: 0,
+            missed: 0,
         }
     }
 

@@ -56,6 +56,32 @@ fn it_waits_for_the_swarm_only_so_long_and_the_late_peer_works_from_the_tail() {
 }
 
 #[test]
+fn a_peer_that_has_nothing_of_what_it_said_to_hold_makes_way_for_it_at_once() {
+    let mut fetch = fetch(200, UpstreamMode::SwarmFirst, true);
+    let owed = opened(&mut fetch, A, &list(200, 0), at(0));
+    fetch.handle_discovery_done(at(1));
+    fetch.handle_missing(A, owed[0], at(2));
+    assert!(fetch.knows(A), "one piece may have gone");
+    actions(&mut fetch);
+    fetch.handle_missing(A, owed[1], at(2));
+    let expected = [Action::Drop { source: A, fault: None }, Action::StartUpstream { from: 0 }];
+    assert_eq!(actions(&mut fetch), expected);
+    assert_eq!(fetch.audit(), Ok(()));
+}
+
+#[test]
+fn a_peer_that_has_given_something_is_asked_on_whatever_it_lacks() {
+    let mut fetch = fetch(200, UpstreamMode::SwarmFirst, true);
+    let owed = opened(&mut fetch, A, &list(200, 0), at(1));
+    fetch.handle_piece(A, owed[0], at(2));
+    for &index in &owed[1..] {
+        fetch.handle_missing(A, index, at(3));
+        assert_eq!(fetch.audit(), Ok(()));
+    }
+    assert!(fetch.outstanding(A) > 0, "it has others");
+}
+
+#[test]
 fn it_leaves_when_the_swarm_is_clearly_faster_and_not_before() {
     let mut fetch = fetch(4000, UpstreamMode::SwarmFirst, true);
     let list = list(4000, 0);
