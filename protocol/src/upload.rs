@@ -18,15 +18,19 @@
 //! has given the fewest times go first, so that a seed in a flash crowd gives every piece once
 //! before it gives any twice, and the crowd exchanges the rest. Without contention, an asker is
 //! served in the order in which it asked.
+//!
+//! [`Packing`] decides for each asker whether what lies uncompressed is compressed on its way.
 
 mod asker;
 mod bucket;
 mod counts;
+mod packing;
 mod slots;
 #[cfg(test)]
 mod tests;
 
 pub use bucket::Bucket;
+pub use packing::Packing;
 
 use crate::fetch::Time;
 use crate::limits::{MAX_GIVEN_BYTES, UPLOAD_HEARTBEAT};

@@ -9,7 +9,7 @@ use super::progress::{Progress, Shareable};
 use super::resolve::Known;
 use super::{Inner, resolve};
 use crate::net::{Held, Responder, ServedNar};
-use crate::store::HeldNar;
+use crate::store::{HeldNar, encode_piece};
 use crate::system_store::TreeNar;
 use libp2p::PeerId;
 use narswarm_protocol::acl::Acl;
@@ -50,6 +50,14 @@ impl Responder for Sharing {
         let progress = fetching.progress;
         let (root, list) = progress.list()?;
         Some(Arc::new(Shared { progress, nar: *nar, root, list, inner: self.0.clone() }))
+    }
+
+    fn compress(&self, piece: &[u8]) -> Vec<u8> {
+        encode_piece(piece)
+    }
+
+    fn gave(&self, bytes: u64) {
+        self.0.metrics.sent_to_peers_bytes.inc_by(bytes);
     }
 }
 
@@ -155,7 +163,6 @@ impl ServedNar for Served {
     fn frame(&self, index: u32) -> io::Result<Option<Frame>> {
         still_public(&self.inner, &self.nar)?;
         let bytes = self.held.frame(index)?;
-        self.inner.metrics.sent_to_peers_bytes.inc_by(bytes.len() as u64);
         Ok(Some(Frame { encoding: Encoding::Zstd, bytes }))
     }
 
@@ -164,8 +171,8 @@ impl ServedNar for Served {
     }
 }
 
-/// A nar of the system's store that a peer reads. The pieces leave as they are: whoever compresses
-/// them on the way does it where they are sent.
+/// A nar of the system's store that a peer reads. Its pieces are compressed for slow lines where they
+/// are sent.
 struct FromStore {
     tree: TreeNar,
     nar: NarHash,
@@ -185,7 +192,6 @@ impl ServedNar for FromStore {
         still_public(&self.inner, &self.nar)?;
         // An item that has changed or is gone: the peer is told that the piece is missing.
         let bytes = self.tree.piece(index).map_err(io::Error::other)?;
-        self.inner.metrics.sent_to_peers_bytes.inc_by(bytes.len() as u64);
         Ok(Some(Frame { encoding: Encoding::Raw, bytes }))
     }
 
@@ -229,7 +235,6 @@ impl ServedNar for Shared {
                 Frame { encoding: Encoding::Zstd, bytes: nar.frame(index)? }
             }
         };
-        self.inner.metrics.sent_to_peers_bytes.inc_by(frame.bytes.len() as u64);
         Ok(Some(frame))
     }
 

@@ -33,6 +33,17 @@ pub trait Responder: Send + Sync + 'static {
 
     /// The content of a nar that `peer` asks for, if it is held, in part at least, and public.
     fn open(&self, peer: PeerId, nar: &NarHash) -> Option<Arc<dyn ServedNar>>;
+
+    /// A piece as one zstd frame that tells its content size, for a line on which that is worth it.
+    /// What is no shorter than the piece isn't used, so that the default compresses nothing.
+    fn compress(&self, piece: &[u8]) -> Vec<u8> {
+        piece.to_vec()
+    }
+
+    /// So many octets of pieces have been written to a peer. Called on asynchronous threads.
+    fn gave(&self, bytes: u64) {
+        let _ = bytes;
+    }
 }
 
 /// A nar that is being given to others.

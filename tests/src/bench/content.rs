@@ -97,6 +97,17 @@ pub fn add(mirror: &Mirror, name: &str, kind: &Kind, size: u64) -> anyhow::Resul
     Ok(LargeItem { item, nar_bytes: nar_size, file })
 }
 
+/// So many octets of a kind, in memory.
+///
+/// # Errors
+/// When a file of which it is to be made can't be read.
+pub fn octets(kind: &Kind, size: u64) -> anyhow::Result<Vec<u8>> {
+    let mut octets = vec![0; usize::try_from(size)?];
+    let mut source = Source::new(kind)?;
+    octets.chunks_mut(CHUNK_BYTES).for_each(|chunk| source.fill(chunk));
+    Ok(octets)
+}
+
 fn write_nar(path: &Path, kind: &Kind, size: u64) -> anyhow::Result<(NarHash, u64)> {
     let mut file = BufWriter::with_capacity(CHUNK_BYTES, File::create(path)?);
     let (mut hasher, mut written, mut trouble) = (Sha256::new(), 0, None);

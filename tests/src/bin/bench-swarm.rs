@@ -6,7 +6,9 @@
 use clap::{Parser, Subcommand};
 use narswarm_tests::bench::run::{CommonArgs, run};
 use narswarm_tests::lab::needs;
-use narswarm_tests::lab::runs::{crowds, liars, lost_sources, memory, nat, small_nars, upstreams};
+use narswarm_tests::lab::runs::{
+    crowds, liars, lost_sources, memory, nat, own_stores, small_nars, upstreams,
+};
 use std::process::ExitCode;
 
 /// Swarms of nodes in network namespaces with shaped lines; needs root.
@@ -26,6 +28,8 @@ enum What {
     Upstream(upstreams::UpstreamArgs),
     /// Many small nars, one after another, from a peer that is far away.
     Small(small_nars::SmallArgs),
+    /// A nar from a machine's own store, over lines of several rates.
+    OwnStore(own_stores::OwnStoreArgs),
     /// One of two sources vanishes in mid-transfer (T8).
     LostSource(lost_sources::LostArgs),
     /// Some of many sources lie (T9).
@@ -39,7 +43,8 @@ enum What {
 }
 
 /// What `all` runs, the shortest first.
-const PARTS: [&str; 7] = ["upstream", "small", "lost-source", "nat", "liars", "memory", "crowd"];
+const PARTS: [&str; 8] =
+    ["upstream", "small", "own-store", "lost-source", "nat", "liars", "memory", "crowd"];
 
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
@@ -55,6 +60,7 @@ fn measure(common: &CommonArgs, what: &What) -> anyhow::Result<ExitCode> {
         What::Crowd(crowd) => run(common, crowds::measure(rounds, crowd)),
         What::Upstream(upstream) => run(common, upstreams::measure(rounds, upstream)),
         What::Small(small) => run(common, small_nars::measure(rounds, small)),
+        What::OwnStore(own) => run(common, own_stores::measure(rounds, own)),
         What::LostSource(lost) => run(common, lost_sources::measure(rounds, lost)),
         What::Liars(liars) => run(common, liars::measure(rounds, liars)),
         What::Memory(memory) => run(common, memory::measure(rounds, memory)),

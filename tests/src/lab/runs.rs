@@ -5,5 +5,6 @@ pub mod liars;
 pub mod lost_sources;
 pub mod memory;
 pub mod nat;
+pub mod own_stores;
 pub mod small_nars;
 pub mod upstreams;

@@ -73,7 +73,8 @@ async fn what_is_public_in_a_store_is_shared_and_nothing_else() {
     assert_ne!(guix.nar(&other).await.expect("an answer").head.status, 200);
     let report = a.status().await;
     assert_eq!((report.items.store, report.items.cached), (3, 0), "no copy");
-    assert!(report.bytes.to_peers >= large.nar_size());
+    let sent = report.bytes.to_peers;
+    assert!(0 < sent && sent < large.nar_size(), "{sent}: it is compressed on its way");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -15,14 +15,17 @@ use crate::net::responder::{Responder, ServedNar};
 use crate::net::streams::PeerStream;
 use futures::AsyncReadExt;
 use futures::io::ReadHalf;
+use narswarm_protocol::fetch::Time;
 use narswarm_protocol::hash::NarHash;
 use narswarm_protocol::limits::{FETCH_BURST_BYTES, FETCH_BURSTS_AHEAD};
 use narswarm_protocol::piece::PieceLayout;
 use narswarm_protocol::piece_set::PieceSet;
+use narswarm_protocol::upload::Packing;
 use narswarm_protocol::wire::HEADER_BYTES;
 use narswarm_protocol::wire::fetch::{
     Encoding, FetchReply, FetchRequest, Frame, Opened, RefusedReason,
 };
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -39,6 +42,28 @@ pub struct Session {
     pub with: Conversation,
     pub mailbox: Arc<Mailbox>,
     pub asker: Asker,
+    /// Whether what lies uncompressed is compressed for this asker's line.
+    packing: Mutex<Packing>,
+    began: Instant,
+}
+
+impl Session {
+    /// The network has taken so many octets.
+    pub fn taken(&self, bytes: u64) {
+        self.packing.lock().handle_taken(bytes, Time(self.began.elapsed()));
+    }
+
+    /// A piece as it is to travel.
+    fn pack(&self, responder: &dyn Responder, slot: u32, frame: Frame) -> Frame {
+        if frame.encoding != Encoding::Raw || !self.packing.lock().poll_pack(slot) {
+            return frame;
+        }
+        let began = Instant::now();
+        let packed = responder.compress(&frame.bytes);
+        let (from, to) = (frame.bytes.len(), packed.len());
+        self.packing.lock().handle_packed(slot, from as u64, to as u64, began.elapsed());
+        if to < from { Frame { encoding: Encoding::Zstd, bytes: packed.into() } } else { frame }
+    }
 }
 
 /// Serves one session until the asker ends it.
@@ -49,7 +74,8 @@ pub async fn serve(
 ) -> Result<(), PeerError> {
     let mailbox = Arc::<Mailbox>::default();
     let asker = server.giving.join(mailbox.clone());
-    let session = Arc::new(Session { with, mailbox, asker });
+    let (packing, began) = (Mutex::new(Packing::new(Time::default())), Instant::now());
+    let session = Arc::new(Session { with, mailbox, asker, packing, began });
     let (read, write) = stream.split();
     let (bursts, receiver) = mpsc::channel(FETCH_BURSTS_AHEAD);
     futures::try_join!(
@@ -157,6 +183,7 @@ fn read_burst(session: &Session, responder: &dyn Responder) -> Vec<Outgoing> {
             Some(Job::Skip) => burst.push(Outgoing::Granted(Content::Nothing)),
             Some(Job::Piece { slot, index, nar }) => {
                 let frame = piece(&*nar, index);
+                let frame = frame.map(|frame| session.pack(responder, slot, frame));
                 octets += frame.as_ref().map_or(0, |frame| frame.bytes.len());
                 burst.push(Outgoing::Granted(Content::Piece { slot, index, frame }));
             }

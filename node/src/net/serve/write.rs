@@ -116,6 +116,7 @@ impl Writer<'_> {
         let counters = &self.server.counters;
         counters.served_bytes.fetch_add(len.into(), Ordering::Relaxed);
         counters.served_pieces.fetch_add(1, Ordering::Relaxed);
+        self.server.responder.gave(len.into());
         Ok(())
     }
 
@@ -134,7 +135,10 @@ impl Writer<'_> {
     fn report(&mut self, left: u64) {
         let count = self.unreported.iter().take_while(|&&(end, _)| end <= left).count();
         if count > 0 {
-            self.session.asker.given(self.unreported.drain(..count).map(|(_, bytes)| bytes));
+            let given = self.unreported.drain(..count).map(|(_, bytes)| bytes);
+            let given: Vec<u64> = given.collect();
+            self.session.taken(given.iter().sum());
+            self.session.asker.given(given);
         }
     }
 }
