@@ -49,7 +49,9 @@ pub const NO_USEFUL_PEER: Scenario = Scenario {
         if chance.percent(50) {
             plan.events = vec![(0, Event::Cut(1)), (0, Event::Kill(2))];
         }
-        plan.demands.ratio_percent = Some(115);
+        plan.demands.ratio_percent = Some(110);
+        // The server's own 60 ms, and the patience with a peer that has been cut off.
+        plan.demands.first_octet_within = Some(250 * MILLI);
         plan
     },
 };
