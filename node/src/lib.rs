@@ -5,6 +5,7 @@
 //! each other.
 
 pub mod acl;
+pub mod buffers;
 pub mod cli;
 pub mod cmd;
 pub mod config;

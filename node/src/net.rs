@@ -106,7 +106,6 @@ struct Inner {
     counters: Arc<NetCounters>,
     timing: NetTiming,
     download: DownloadLimit,
-    buffers: transfer::Buffers,
     shared: transfer::SharedSessions,
     server: Arc<serve::Server>,
     routing: Arc<DhtRouting>,
@@ -188,7 +187,6 @@ impl Net {
             counters,
             timing,
             download,
-            buffers: transfer::Buffers::default(),
             shared: transfer::SharedSessions::default(),
             server,
             routing,
@@ -277,16 +275,10 @@ impl Net {
         peer: PeerId,
     ) -> Result<(FetchRequests, FetchResponses), PeerError> {
         self.refuse_banned(peer)?;
-        let Inner { control, timing, counters, download, buffers, .. } = &*self.0;
-        let session = transfer::open(control, timing, counters, download, buffers, peer).await?;
+        let Inner { control, timing, counters, download, .. } = &*self.0;
+        let session = transfer::open(control, timing, counters, download, peer).await?;
         self.note_useful(peer);
         Ok(session)
-    }
-
-    /// Memory for pieces, shared by all fetches.
-    #[must_use]
-    pub fn buffers(&self) -> &transfer::Buffers {
-        &self.0.buffers
     }
 
     /// As [`Net::open_fetch`], for one nar. A `small` one goes into the session that is open with

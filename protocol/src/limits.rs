@@ -83,6 +83,14 @@ pub const MAX_SOURCES: usize = 64;
 /// no more memory than one. It fills a line of 1 Gbit/s at a round trip of 130 ms.
 pub const MAX_IN_FLIGHT_BYTES: u64 = 16 << 20;
 
+/// The same for pieces above [`LARGE_PIECE_BYTES`]. Each takes its whole room as soon as it has begun, and
+/// with few pieces outstanding at each of many sources nearly all have begun. It fills a line of
+/// 1 Gbit/s at a round trip of 65 ms.
+pub const MAX_LARGE_IN_FLIGHT_BYTES: u64 = 8 << 20;
+
+/// Pieces of nars up to 2 GiB are no larger, so that sixteen of them that have begun take 8 MiB.
+pub const LARGE_PIECE_BYTES: u64 = 512 << 10;
+
 /// How long a piece list that only one peer has shown waits for the others that were asked, before
 /// what it covers goes to the reader.
 pub const SECOND_OPINION: std::time::Duration = std::time::Duration::from_millis(100);

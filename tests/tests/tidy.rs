@@ -22,7 +22,7 @@ const MAX_ARCHITECTURE_LINES: usize = 200;
 const PARTS: [&str; 5] = ["http", "net", "store", "system_store", "upstream"];
 
 /// What of the node every part may use besides itself.
-const COMMON: [&str; 2] = ["metrics", "rate"];
+const COMMON: [&str; 3] = ["buffers", "metrics", "rate"];
 
 /// Crates that do input or output, read clocks or ask for randomness.
 const IMPURE: [&str; 14] = [

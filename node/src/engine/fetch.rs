@@ -8,6 +8,7 @@ use super::progress::{Cause, Progress};
 use super::sink::{self, SinkEvent, ToSink};
 use super::sources::{self, Decoded, Order, PeerTask};
 use super::{Holder, Inner, announce};
+use crate::buffers;
 use crate::metrics::{VerificationKind, VerificationLabels};
 use crate::store::PartialNar;
 use crate::upstream::UpstreamError;
@@ -91,7 +92,7 @@ pub async fn drive(
     askers: mpsc::Receiver<PeerId>,
 ) {
     let layout = progress.layout();
-    let _memory = Releasing(engine.clone());
+    let _memory = Releasing;
     let (disk, resumed) = engine.begin_partial(&narinfo, layout).await;
     match &disk {
         Some(disk) => progress.use_disk(disk.clone()),
@@ -167,13 +168,11 @@ pub async fn drive(
 
 /// Gives the memory of pieces back when a fetch ends; others that are running begin to gather
 /// buffers anew.
-struct Releasing(Arc<Inner>);
+struct Releasing;
 
 impl Drop for Releasing {
     fn drop(&mut self) {
-        if let Some(net) = self.0.net.get() {
-            net.buffers().release();
-        }
+        buffers::release();
     }
 }
 

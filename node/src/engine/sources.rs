@@ -4,7 +4,7 @@
 use super::event::Event;
 use super::progress::Progress;
 use super::{Holder, Inner};
-use crate::net::transfer::Buffers;
+use crate::buffers;
 use crate::net::{FetchRequests, NarResponses, Net, PeerError};
 use crate::store;
 use crate::upstream::{NarinfoReply, UpstreamError, UpstreamNar, Upstreams, ranked_sources_from};
@@ -166,10 +166,8 @@ impl PeerTask {
                         continue;
                     };
                     let room = self.room.take(self.layout.piece_len(index)).await;
-                    let buffers = self.net.buffers().clone();
-                    let work = tokio::task::spawn_blocking(move || {
-                        decode(&list, index, frame, &buffers, room)
-                    });
+                    let work =
+                        tokio::task::spawn_blocking(move || decode(&list, index, frame, room));
                     if decoding.send((index, work)).await.is_err() {
                         return Ok(());
                     }
@@ -225,15 +223,14 @@ fn decode(
     list: &PieceList,
     index: u32,
     frame: Frame,
-    buffers: &Buffers,
     room: OwnedSemaphorePermit,
 ) -> Option<Decoded> {
     let piece = match frame.encoding {
         Encoding::Raw => Decoded { raw: frame.bytes, frame: None, room },
         Encoding::Zstd => {
-            let mut raw = buffers.take(list.layout().piece_len(index));
+            let mut raw = buffers::take(list.layout().piece_len(index));
             store::decode_frame_into(&frame.bytes, &mut raw).ok()?;
-            Decoded { raw: buffers.give(raw), frame: Some(frame.bytes), room }
+            Decoded { raw: raw.freeze(), frame: Some(frame.bytes), room }
         }
     };
     list.matches(index, &piece.raw).then_some(piece)

@@ -6,7 +6,6 @@
 //! once everything asked for has come. [`NarResponses`] are those for one nar, in a session of its
 //! own or in one that is `shared` with other small nars.
 
-mod buffers;
 mod ledger;
 mod shared;
 
@@ -17,6 +16,7 @@ use super::counters::NetCounters;
 use super::error::PeerError;
 use super::messages::Conversation;
 use super::streams::{Control, PeerStream, Protocol};
+use crate::buffers;
 use crate::rate::DownloadLimit;
 use bytes::Bytes;
 use futures::AsyncReadExt;
@@ -32,8 +32,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
-
-pub use buffers::Buffers;
 
 /// What is being done, in errors.
 const DOING: &str = "fetching";
@@ -67,7 +65,6 @@ pub struct FetchResponses {
     writer: AbortHandle,
     /// Octets of pieces that have come, whole pieces or not.
     received: Arc<AtomicU64>,
-    buffers: Buffers,
     /// Whether it is told that a piece begins to come.
     tells_of_begun: bool,
     /// A piece of which that has been told, and whose octets come next.
@@ -112,7 +109,6 @@ pub async fn open(
     timing: &NetTiming,
     counters: &Arc<NetCounters>,
     download: &DownloadLimit,
-    buffers: &Buffers,
     peer: PeerId,
 ) -> Result<(FetchRequests, FetchResponses), PeerError> {
     let stream = control.open(peer, Protocol::Fetch, timing.open).await?;
@@ -135,7 +131,6 @@ pub async fn open(
         stream: read,
         writer,
         received: Arc::default(),
-        buffers: buffers.clone(),
         tells_of_begun: false,
         begun: None,
         over: false,
@@ -321,7 +316,7 @@ impl FetchResponses {
 
     /// Reads a piece's octets, whose number the ledger has found to be possible.
     async fn read_payload(&mut self, head: PieceHead) -> Result<Bytes, PeerError> {
-        let mut octets = self.buffers.take(head.len as usize);
+        let mut octets = buffers::take(head.len as usize);
         let received = |count| {
             self.received.fetch_add(count, Ordering::Relaxed);
         };
@@ -332,7 +327,7 @@ impl FetchResponses {
             download.take(portion.len()).await;
         }
         self.session.counters.fetched_bytes.fetch_add(u64::from(head.len), Ordering::Relaxed);
-        Ok(self.buffers.give(octets))
+        Ok(octets.freeze())
     }
 }
 

@@ -5,6 +5,8 @@
 //! what a stream decoder would need as a window is bounded too, since cached frames are served to
 //! HTTP clients as they are.
 
+use crate::buffers;
+use bytes::Bytes;
 use narswarm_protocol::limits::MAX_FRAME_WINDOW_BYTES;
 use parking_lot::Mutex;
 use std::io;
@@ -99,13 +101,12 @@ pub fn encode_piece(piece: &[u8]) -> Vec<u8> {
 ///
 /// # Errors
 /// See [`FrameError`]; nothing larger than the piece is ever allocated.
-pub fn decode_frame(frame: &[u8], piece_len: usize) -> Result<Vec<u8>, FrameError> {
+pub fn decode_frame(frame: &[u8], piece_len: usize) -> Result<Bytes, FrameError> {
+    // Before there is a buffer of a size that nothing has been found to need.
     check_frame(frame, piece_len)?;
-    let mut piece = Vec::with_capacity(piece_len);
-    match decompress(frame, &mut piece)? {
-        len if len == piece_len => Ok(piece),
-        _ => Err(FrameError::Damaged),
-    }
+    let mut piece = buffers::take(piece_len);
+    decode_frame_into(frame, &mut piece)?;
+    Ok(piece.freeze())
 }
 
 /// As [`decode_frame`], into the memory of a piece that is there already.
@@ -121,10 +122,7 @@ pub fn decode_frame_into(frame: &[u8], piece: &mut [u8]) -> Result<(), FrameErro
 }
 
 /// How many octets a frame decoded to.
-fn decompress<C: zstd_safe::WriteBuf + ?Sized>(
-    frame: &[u8],
-    into: &mut C,
-) -> Result<usize, FrameError> {
+fn decompress(frame: &[u8], into: &mut [u8]) -> Result<usize, FrameError> {
     let idle = DECOMPRESSORS.lock().pop();
     let mut decompressor = match idle {
         Some(decompressor) => decompressor,
@@ -205,7 +203,7 @@ mod tests {
         for piece in [vec![], vec![7], vec![0; PIECE], noise(PIECE), noise(5)] {
             let frame = encode_piece(&piece);
             assert!(frame.len() <= max_frame_len(piece.len()));
-            assert_eq!(decode_frame(&frame, piece.len()), Ok(piece));
+            assert_eq!(decode_frame(&frame, piece.len()), Ok(Bytes::from(piece)));
         }
     }
 
@@ -284,7 +282,7 @@ mod tests {
         frame.push(b'x');
         assert_eq!(decode_frame(&frame, 1000), Err(FrameError::Window { found_bytes: 1 << 31 }));
         frame[5] = 13 << 3;
-        assert_eq!(decode_frame(&frame, 1000), Ok(vec![b'x'; 1000]));
+        assert_eq!(decode_frame(&frame, 1000), Ok(Bytes::from(vec![b'x'; 1000])));
     }
 
     #[test]

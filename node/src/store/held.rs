@@ -3,6 +3,7 @@
 
 use super::format::{Description, FOOTER_BYTES, FormatError, tail_len_from_footer};
 use super::frame::{FrameError, decode_frame};
+use crate::buffers;
 use bytes::Bytes;
 use narswarm_protocol::hash::{NarHash, Root};
 use narswarm_protocol::piece::PieceList;
@@ -10,6 +11,7 @@ use rustix::buffer::spare_capacity;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// What is wrong with a nar of the cache.
@@ -199,7 +201,7 @@ impl HeldNar {
     /// # Errors
     /// What the system says; `UnexpectedEof` when the file has been cut off under us.
     pub fn read_zstd(&self, offset: u64, len: usize) -> io::Result<Bytes> {
-        read_exact_at(&self.file, offset, len).map(Bytes::from)
+        read_piece_at(&self.file, offset, len)
     }
 
     /// Piece `index`, decoded and checked against its hash: rot on the disk is noticed here.
@@ -222,7 +224,7 @@ impl HeldNar {
         if !self.list.matches(index, &piece) {
             return Err(HeldError::Hash { path: self.path.clone(), piece: index });
         }
-        Ok(piece.into())
+        Ok(piece)
     }
 
     /// Reads and checks every piece.
@@ -253,6 +255,13 @@ fn read_tail(path: &Path) -> io::Result<Result<Tail, FormatError>> {
     };
     let tail = read_exact_at(&file, tail_at, tail_len)?;
     Ok(Ok((file, file_len, tail)))
+}
+
+/// Reads `len` octets at `offset`, as many as a piece may have.
+pub(super) fn read_piece_at(file: &File, offset: u64, len: usize) -> io::Result<Bytes> {
+    let mut octets = buffers::take(len);
+    FileExt::read_exact_at(file, &mut octets, offset)?;
+    Ok(octets.freeze())
 }
 
 /// Reads `len` octets at `offset` without zeroing the buffer first.

@@ -10,7 +10,7 @@ use super::cache::remove_file;
 use super::error::{AtPath, StoreError};
 use super::format::Description;
 use super::frame::{check_frame, decode_frame};
-use super::held::{HeldNar, read_exact_at};
+use super::held::{HeldNar, read_exact_at, read_piece_at};
 use super::leftovers::{
     FrameRecord, HEADER_BYTES, RECORD_BYTES, SUFFIX, encode_header, encode_record, log_path,
     read_records,
@@ -284,7 +284,7 @@ impl PartialNar {
                 format!("piece {index} of nar {} is not there yet", self.nar),
             )
         })?;
-        read_exact_at(&self.file, offset, len as usize).map(Bytes::from)
+        read_piece_at(&self.file, offset, len as usize)
     }
 
     /// A piece that is written, decoded to its `len` octets.
@@ -293,9 +293,7 @@ impl PartialNar {
     /// As [`PartialNar::read_frame`]; `InvalidData` when it no longer decodes.
     pub fn read_piece(&self, index: u32, len: usize) -> io::Result<Bytes> {
         let frame = self.read_frame(index)?;
-        decode_frame(&frame, len)
-            .map(Bytes::from)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+        decode_frame(&frame, len).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 
     /// Forgets a piece, which turned out wrong, so that it can be written again.

@@ -99,7 +99,11 @@ impl Fetch {
     /// How many more pieces may be asked of `source` within the memory of a fetch.
     fn allowance(&self, source: &Source) -> u32 {
         let outstanding: usize = self.sources.values().map(|s| s.outstanding.len()).sum();
-        let most = (limits::MAX_IN_FLIGHT_BYTES / self.layout.piece_size()).max(1) as usize;
+        let most = match self.layout.piece_size() {
+            size if size > limits::LARGE_PIECE_BYTES => limits::MAX_LARGE_IN_FLIGHT_BYTES / size,
+            size => limits::MAX_IN_FLIGHT_BYTES / size,
+        };
+        let most = most.max(1) as usize;
         let left = most.saturating_sub(outstanding) as u32;
         // Whoever has nothing to do may always be asked for one.
         let least = u32::from(source.outstanding.is_empty());

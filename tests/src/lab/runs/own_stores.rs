@@ -105,7 +105,7 @@ impl Bench {
         let mut network = Network::new();
         let (home, far) = (network.add(Line::free()), network.add(line));
         let address = SocketAddr::from((far.address(), 80));
-        let server = StaticServer::start_on(far.namespace().listen(address)?, &store.mirror())?;
+        let server = StaticServer::start_on(far.namespace().listen(address)?, store.mirror())?;
         let holder = store.shared_by(stage.node("holder").on(&far)).start().await;
         until("the store to be shared", async || holder.status().await.items.store == 1).await;
         Ok(Self { stage, store, holding, home, server, holder, _network: network })
