@@ -17,8 +17,8 @@ const WORTH: f64 = 4.0;
 const JUDGED_OVER: Duration = Duration::from_millis(250);
 
 /// The line is judged at once after so many octets: a slow line's buffers don't take in as much, since
-/// TCP sends ahead only what a line has shown to carry.
-const JUDGED_AFTER_BYTES: u64 = 8 << 20;
+/// little waits in the socket, and TCP sends ahead only what a line has shown to carry.
+const JUDGED_AFTER_BYTES: u64 = 2 << 20;
 
 /// After so many pieces that were not worth it one is tried again, since a nar is not the same
 /// throughout. One in sixteen costs a sixteenth of what was found too much.
@@ -26,6 +26,10 @@ const TRY_EVERY: u32 = 16;
 
 /// How much the latest piece counts against those before: about the last four are remembered.
 const LATEST: f64 = 0.25;
+
+/// The same for one that took longer than those before: mostly the processor was busy with something
+/// else, which says nothing about the effort.
+const LATEST_SLOWER: f64 = 1.0 / 16.0;
 
 /// What is known of compressing one nar.
 #[derive(Debug, Clone, Copy)]
@@ -88,11 +92,13 @@ impl Packing {
         let saved = from.saturating_sub(to) as f64 / octets;
         let effort = took.as_secs_f64() / octets;
         let known = self.found.filter(|found| found.nar == nar);
-        let mix = |old: f64, new: f64| old + LATEST * (new - old);
-        self.found = Some(known.map_or(Found { nar, saved, effort }, |old| Found {
-            nar,
-            saved: mix(old.saved, saved),
-            effort: mix(old.effort, effort),
+        self.found = Some(known.map_or(Found { nar, saved, effort }, |old| {
+            let slower = if effort > old.effort { LATEST_SLOWER } else { LATEST };
+            Found {
+                nar,
+                saved: old.saved + LATEST * (saved - old.saved),
+                effort: old.effort + slower * (effort - old.effort),
+            }
         }));
     }
 }
@@ -168,7 +174,7 @@ mod tests {
     fn buffers_that_fill_do_not_look_like_a_fast_line() {
         let mut packing = Packing::new(Time::default());
         packing.handle_packed(1, PIECE, PIECE / 2, Duration::from_micros(750));
-        packing.handle_taken(4 << 20, Time(Duration::from_millis(2)));
+        packing.handle_taken(1 << 20, Time(Duration::from_millis(2)));
         assert!(packing.poll_pack(1));
         packing.handle_taken(1 << 20, Time(Duration::from_millis(260)));
         assert!(packing.poll_pack(1));
