@@ -99,6 +99,14 @@ impl UnverifiedNarinfo {
         Ok(Self { contents: Arc::new(contents) })
     }
 
+    /// The item that a narinfo claims to describe, without reading anything else of it.
+    #[must_use]
+    pub fn item_of(bytes: &[u8]) -> Option<ItemName> {
+        let mut lines = bytes.split(|&octet| octet == b'\n');
+        let path = lines.find_map(|line| line.strip_prefix(b"StorePath:"))?;
+        Some(StorePath::parse(path.trim_ascii_start()).ok()?.item().clone())
+    }
+
     /// The item that it claims to describe. Compare it with what was asked for: the client doesn't.
     #[must_use]
     pub fn store_path(&self) -> &StorePath {

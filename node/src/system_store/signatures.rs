@@ -127,8 +127,11 @@ mod tests {
 
     const DIR: &str = "/nix/store";
 
-    fn item(name: &str) -> ItemName {
-        let text = format!("zab5qqb146vi73jmxl23i3ygcy7lsrps-{name}");
+    /// An item whose hash begins with 30 times this digit.
+    fn item(digit: char, name: &str) -> ItemName {
+        // The last digits make the first octet: so the two orders differ.
+        let last = if digit == '1' { "zz" } else { "00" };
+        let text = format!("{}{last}-{name}", digit.to_string().repeat(30));
         ItemName::parse(text.as_bytes()).expect("an item")
     }
 
@@ -153,33 +156,45 @@ mod tests {
         let key = NixSigningKey::from_seed("k-1", [1; 32]).expect("a name");
         let hash = format!("sha256:{}", "07".repeat(32));
         let base32 = NarHash([7; 32]).to_narinfo();
-        let (top, dep) = (item("top"), item("dep"));
-        let sig = key.sign(format!("1;{DIR}/{top};{base32};9;{DIR}/{dep},{DIR}/{top}").as_bytes());
+        // Each refers to the other and to itself, so that either order of rows is tried.
+        let (top, dep) = (item('1', "top"), item('2', "dep"));
+        assert!(top < dep && top.hash() > dep.hash());
+        let sig = |of: &ItemName| {
+            let text = format!("1;{DIR}/{of};{base32};9;{DIR}/{top},{DIR}/{dep}");
+            format!("other-1:xx {}", key.sign(text.as_bytes()))
+        };
         let add = |name: &ItemName, sigs: Option<&str>| {
             let query = "insert into ValidPaths (path, hash, narSize, deriver, sigs) \
                          values (?1, ?2, 9, ?3, ?4)";
             let values = (format!("{DIR}/{name}"), &hash, format!("{DIR}/{name}.drv"), sigs);
             connection.execute(query, values).expect("a row");
         };
-        add(&top, Some(&format!("other-1:xx {sig}")));
-        add(&dep, None);
-        connection.execute_batch("insert into Refs values (1, 1), (1, 2)").expect("rows");
-        let mut narinfos = signatures.narinfos(&[top.clone(), dep, item("unknown")]);
-        assert_eq!(narinfos.split_off(1), [None, None]);
-        let narinfo = narinfos.pop().flatten().expect("a narinfo");
+        let unsigned = item('3', "unsigned");
+        add(&top, Some(&sig(&top)));
+        add(&dep, Some(&sig(&dep)));
+        add(&unsigned, None);
+        connection
+            .execute_batch("insert into Refs values (1, 1), (1, 2), (2, 2), (2, 1), (3, 1)")
+            .expect("rows");
+        let items = [top, dep, unsigned, item('4', "unknown")];
+        let mut narinfos = signatures.narinfos(&items);
+        assert_eq!(narinfos.split_off(2), [None, None]);
         let acl = Acl::parse(key.public_key().to_string().as_bytes()).expect("a key");
-        let narinfo = UnverifiedNarinfo::parse(&narinfo).expect("well-formed").verify(&acl);
-        let narinfo = narinfo.expect("signed");
-        assert_eq!((narinfo.item(), narinfo.references().len()), (&top, 2));
-        let relayed = String::from_utf8(narinfo.relay(&[])).expect("text");
-        assert!(relayed.contains(&format!("Deriver: {top}.drv\n")), "{relayed}");
+        for (item, narinfo) in items.iter().zip(narinfos) {
+            let narinfo = narinfo.expect("a narinfo");
+            let narinfo = UnverifiedNarinfo::parse(&narinfo).expect("well-formed").verify(&acl);
+            let narinfo = narinfo.expect("signed");
+            assert_eq!((narinfo.item(), narinfo.references()), (item, &items[..2]));
+            let relayed = String::from_utf8(narinfo.relay(&[])).expect("text");
+            assert!(relayed.contains(&format!("Deriver: {item}.drv\n")), "{relayed}");
+        }
     }
 
     #[test]
     fn guixs_database_has_none() {
         let dir = tempfile::tempdir().expect("a directory");
         let (_connection, signatures) = database(dir.path(), "");
-        assert_eq!(signatures.narinfos(&[item("x")]), [None]);
+        assert_eq!(signatures.narinfos(&[item('1', "x")]), [None]);
         assert!(signatures.database.lock().is_none(), "it isn't looked into again");
     }
 }

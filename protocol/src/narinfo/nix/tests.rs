@@ -10,6 +10,12 @@ use crate::store_path::{ItemName, StorePath};
 
 /// Built, signed and copied to a binary cache by Nix 2.8.
 const BUILT: &str = include_str!("../../../tests/vectors/nix/built.narinfo");
+/// From `cache.nixos.org`, as it gave them in 2022 and 2026. The references are in the order of
+/// their text, which is none of their hashes' octets.
+const SERVED: [&str; 2] = [
+    include_str!("../../../tests/vectors/nix/curl.narinfo"),
+    include_str!("../../../tests/vectors/nix/ripgrep.narinfo"),
+];
 const TEST_KEY: &str = "test-1:i1BDs12NbXXGoTQwV30Z9WCYN7LgjgaufCqsgTUa9kI=";
 
 fn key(name: &str, seed: u8) -> NixSigningKey {
@@ -72,6 +78,26 @@ fn what_nix_has_built_and_signed_is_believed() {
         ";216;/nix/store/n3zag6adzf6pxd55bnndhfvlbjwpsdh1-top-1.0,\
          /nix/store/y9v4w1kf41c10q7fdxlbz10s0adiximd-dep-1.0"
     ));
+}
+
+#[test]
+fn what_the_cache_of_nixos_has_signed_is_believed() {
+    for text in SERVED {
+        let narinfo = verdict(text, &Acl::nixos_cache()).expect("valid");
+        assert_eq!(UnverifiedNarinfo::item_of(text.as_bytes()).as_ref(), Some(narinfo.item()));
+        let references: Vec<&str> = narinfo.references().iter().map(ItemName::as_str).collect();
+        assert!(references.is_sorted() && references.len() > 2, "{references:?}");
+        let hashes = narinfo.references().iter().map(ItemName::hash);
+        assert!(!hashes.is_sorted(), "a text that proves something");
+        assert!(
+            verdict(
+                &String::from_utf8(narinfo.relay(&[group("nar/x", Compression::None, None)]))
+                    .expect("text"),
+                &Acl::nixos_cache()
+            )
+            .is_ok()
+        );
+    }
 }
 
 #[test]
