@@ -17,6 +17,7 @@ pub mod mirror;
 pub mod nix;
 pub mod node;
 pub mod program;
+pub mod raw_asker;
 pub mod raw_peer;
 pub mod samples;
 pub mod throttle;

@@ -11,30 +11,39 @@ use tracing::{info, warn};
 const PAGE: usize = 1000;
 
 /// Announces some items.
-pub(super) async fn announce(inner: &Inner, items: &[StoreHash]) {
+pub(super) async fn announce(inner: &Arc<Inner>, items: &[StoreHash]) {
     if inner.config.shares_nothing() {
         return;
     }
     let Some(net) = inner.net.get() else { return };
-    let keys: Vec<_> = items.iter().map(provider_key).collect();
+    let keys = public_keys(inner, items).await;
     if let Err(error) = net.routing().provide(&keys).await {
         warn!("cannot announce {} items: {error}", keys.len());
     }
 }
 
-/// Announces one of many pages; says whether there is room for more.
-async fn announce_page(inner: &Inner, items: &[StoreHash]) -> bool {
-    let Some(net) = inner.net.get().filter(|_| !inner.config.shares_nothing()) else {
-        return false;
-    };
-    let keys: Vec<_> = items.iter().map(provider_key).collect();
+/// The keys under which items are found, without those that nobody may know of: to be found, and
+/// then to have nothing, would tell of them.
+async fn public_keys(inner: &Arc<Inner>, items: &[StoreHash]) -> Vec<[u8; 32]> {
+    let (inner, items) = (inner.clone(), items.to_vec());
+    let keys = tokio::task::spawn_blocking(move || {
+        let public = items.iter().filter(|item| !inner.is_hidden(item));
+        public.map(provider_key).collect()
+    });
+    keys.await.unwrap_or_default()
+}
+
+/// Announces one of many pages; how many of its items, if there is room for more.
+async fn announce_page(inner: &Arc<Inner>, items: &[StoreHash]) -> Option<usize> {
+    let net = inner.net.get().filter(|_| !inner.config.shares_nothing())?;
+    let keys = public_keys(inner, items).await;
     match net.routing().provide(&keys).await {
-        Ok(()) => true,
+        Ok(()) => Some(keys.len()),
         Err(RoutingError::Full { limit, .. }) => {
             info!("{limit} items are announced one by one; the others aren't");
-            false
+            None
         }
-        Err(RoutingError::ShutDown) => false,
+        Err(RoutingError::ShutDown) => None,
     }
 }
 
@@ -79,10 +88,8 @@ pub async fn announce_all(engine: &Engine) {
         };
         let Some(&(last, _)) = page.last() else { break };
         let items: Vec<_> = page.iter().map(|(item, _)| *item).collect();
-        if !announce_page(inner, &items).await {
-            break;
-        }
-        total += items.len();
+        let Some(announced) = announce_page(inner, &items).await else { break };
+        total += announced;
         after = Some(last);
     }
     info!("{total} items to announce");

@@ -236,7 +236,10 @@ impl Driver {
 
     /// Lets others find this node while it fetches, if that takes long enough.
     fn announce_early(&self) {
-        if self.progress.layout().nar_size() >= limits::ANNOUNCE_EARLY_BYTES {
+        // Its narinfo may not be kept yet, by which it is seen later what nobody may know of.
+        let may_be_known = self.engine.config.policy.allows_cached(self.narinfo.item());
+        let is_long = self.progress.layout().nar_size() >= limits::ANNOUNCE_EARLY_BYTES;
+        if is_long && may_be_known {
             let (engine, item) = (self.engine.clone(), self.narinfo.item().hash());
             tokio::spawn(async move { announce::announce(&engine, &[item]).await });
         }

@@ -18,8 +18,8 @@ use futures::stream::{self, StreamExt};
 use narswarm_protocol::acl::Acl;
 use narswarm_protocol::fetch::UpstreamMode;
 use narswarm_protocol::limits;
-use narswarm_protocol::narinfo::{Compression, NarSource, VerifiedNarinfo};
-use narswarm_protocol::store_path::StoreHash;
+use narswarm_protocol::narinfo::{Compression, NarSource, UnverifiedNarinfo, VerifiedNarinfo};
+use narswarm_protocol::store_path::{ItemName, StoreHash};
 use search::Search;
 pub(super) use search::{HEARD, Heard};
 use std::collections::HashMap;
@@ -161,6 +161,12 @@ fn lookup(inner: &Arc<Inner>, hashes: &[StoreHash]) -> Vec<Found> {
 /// A narinfo that is kept, verified anew: the ACL may have changed since, and disks rot.
 pub(super) fn from_store(inner: &Inner, hash: &StoreHash) -> Option<Arc<Known>> {
     all_from_store(inner, std::slice::from_ref(hash)).pop()?.known
+}
+
+/// What an item is called by the narinfo that is kept of it, which is believed only for this.
+pub(super) fn kept_name(inner: &Inner, hash: &StoreHash) -> Option<ItemName> {
+    let narinfo = inner.store.narinfo(hash).ok().flatten()?;
+    UnverifiedNarinfo::item_of(&narinfo)
 }
 
 /// As [`from_store`], for those of `hashes` that are kept.

@@ -3,7 +3,9 @@
 //! An item is public when a narinfo of it is signed by a key of the ACL as it is now; its nar is
 //! in the cache only after it has hashed to the signed value. A nar that is being fetched is given
 //! as far as it has come, and never said to be whole before it is verified. Everything else is
-//! answered like what doesn't exist.
+//! answered like what doesn't exist: by the same octets, after the same work. For that, whatever is
+//! asked for is looked for in the same places, and what must not be known is then looked for under a
+//! name that nothing has.
 
 use super::progress::{Progress, Shareable};
 use super::resolve::Known;
@@ -16,7 +18,7 @@ use narswarm_protocol::acl::Acl;
 use narswarm_protocol::hash::{NarHash, Root};
 use narswarm_protocol::piece::{PieceLayout, PieceList};
 use narswarm_protocol::piece_set::PieceSet;
-use narswarm_protocol::store_path::StoreHash;
+use narswarm_protocol::store_path::{ItemName, StoreHash};
 use narswarm_protocol::voucher::Voucher;
 use narswarm_protocol::wire::fetch::{Encoding, Frame};
 use std::io;
@@ -66,8 +68,7 @@ impl Sharing {
     /// hash that nothing has, so that the answer is found in the same way as that for what doesn't
     /// exist.
     fn public(&self, hash: &StoreHash) -> Option<Arc<Known>> {
-        let is_hidden = self.0.own_store.get().is_some_and(|store| store.is_hidden(hash));
-        let hash = if is_hidden { &self.0.nothing } else { hash };
+        let hash = if self.0.is_hidden(hash) { &self.0.nothing } else { hash };
         let known = resolve::from_store(&self.0, hash)?;
         self.0.config.policy.allows_cached(known.narinfo.item()).then_some(known)
     }
@@ -107,7 +108,11 @@ impl Sharing {
         if let Some(found) = self.0.public.get(nar).filter(|found| Arc::ptr_eq(&found.acl, &acl)) {
             return found.is_public;
         }
-        let items = self.0.store.items_of(nar).unwrap_or_default();
+        let mut items = self.0.store.items_of(nar).unwrap_or_default();
+        if items.is_empty() {
+            // As much work as for a nar whose item is hidden.
+            items.push(self.0.nothing);
+        }
         let is_public = items
             .iter()
             .any(|item| self.public(item).is_some_and(|known| known.narinfo.nar_hash() == *nar));
@@ -132,6 +137,18 @@ fn still_public(inner: &Arc<Inner>, nar: &NarHash) -> io::Result<()> {
 }
 
 impl Inner {
+    /// Whether the policy keeps an item from others, by what the system's store and the kept narinfo
+    /// say of its name; blocking. The narinfo isn't verified: that takes as long as all the rest, and
+    /// would tell what is hidden from what isn't there.
+    pub(super) fn is_hidden(&self, hash: &StoreHash) -> bool {
+        let in_store = self.own_store.get().is_some_and(|store| store.is_hidden(hash));
+        let policy = &self.config.policy;
+        let is_excluded = |item: ItemName| !policy.allows_cached(&item);
+        let kept =
+            policy.excludes_some() && resolve::kept_name(self, hash).is_some_and(is_excluded);
+        in_store || kept
+    }
+
     /// A nar of the cache; what can't be read counts as not held.
     pub(super) fn held(&self, nar: &NarHash) -> Option<Arc<HeldNar>> {
         match self.store.nar(nar) {

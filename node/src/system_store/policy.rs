@@ -23,6 +23,12 @@ impl Policy {
         Ok(Self { include, exclude: patterns(exclude)? })
     }
 
+    /// Whether there are names that others may never know.
+    #[must_use]
+    pub fn excludes_some(&self) -> bool {
+        !self.exclude.is_empty()
+    }
+
     /// Whether an item that is in the cache may be given to others: all but what is excluded.
     #[must_use]
     pub fn allows_cached(&self, item: &ItemName) -> bool {
@@ -68,6 +74,7 @@ mod tests {
     #[test]
     fn exclusion_wins_and_nothing_included_means_all() {
         assert!(policy(&[], &[]).allows(&item("hello-2.12")));
+        assert!(!policy(&["a"], &[]).excludes_some() && policy(&[], &["a"]).excludes_some());
         let policy = policy(&["hello-*", "zab5*-bash-5"], &["*-debug"]);
         assert!(policy.allows(&item("hello-2.12")));
         assert!(policy.allows(&item("bash-5")));

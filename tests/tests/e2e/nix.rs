@@ -4,9 +4,12 @@
 use narswarm_protocol::acl::Acl;
 use narswarm_protocol::base32;
 use narswarm_protocol::narinfo::UnverifiedNarinfo;
+use narswarm_protocol::store_path::StoreHash;
 use narswarm_tests::harness::guix::Guix;
+use narswarm_tests::harness::holding::nar_hash;
 use narswarm_tests::harness::nix::{Nix, NixStore};
 use narswarm_tests::harness::node::{Node, NodeSpec, Stage};
+use narswarm_tests::harness::raw_asker::RawAsker;
 use narswarm_tests::harness::upstream::StaticServer;
 use narswarm_tests::harness::waiting::until;
 use sha2::{Digest, Sha256};
@@ -245,14 +248,34 @@ async fn spoilt_narinfos_are_misses_and_check_says_why() {
     assert_eq!(verdict.well(), format!("{}: valid e2e-1\n", file.display()));
 }
 
+/// What nobody is to get.
+struct Secret<'a> {
+    path: &'a str,
+    nar: Vec<u8>,
+}
+
+impl<'a> Secret<'a> {
+    async fn of(store: &NixStore<'_>, path: &'a str) -> Self {
+        Self { path, nar: store.dump(path).await }
+    }
+}
+
 /// What isn't signed by a trusted key is asked for in every way there is.
-async fn keeps_its_secrets(node: &Node, secrets: &[&str], file: &str) {
+async fn keeps_its_secrets(node: &Node, secrets: &[Secret<'_>], file: &str) {
+    let asker = RawAsker::of(node.peer_address());
+    let nothing = asker.all_about_nothing().await;
+    for Secret { path, nar } in secrets {
+        let hash = StoreHash::parse(hash_of(path).as_bytes()).expect("a store path");
+        assert_eq!(asker.query(&[hash]).await, nothing[0], "{path}");
+        let fetched = asker.fetch(nar_hash(nar), nar.len() as u64).await;
+        assert_eq!(fetched, nothing[1], "{path}");
+    }
     let guix = Guix::new(node.http(), Acl::default());
-    for secret in secrets {
+    for Secret { path, .. } in secrets {
         for path in [
-            format!("/{}.narinfo", hash_of(secret)),
-            format!("/nar/{}", item_of(secret)),
-            format!("/nar/zstd/{}", item_of(secret)),
+            format!("/{}.narinfo", hash_of(path)),
+            format!("/nar/{}", item_of(path)),
+            format!("/nar/zstd/{}", item_of(path)),
         ] {
             let reply = guix.get(&path).await.expect("an answer");
             assert_eq!(reply.head.status, 404, "{path}");
@@ -281,7 +304,8 @@ async fn a_store_is_shared_straight_from_it_and_its_secrets_are_not() {
     substitutes(&nix, &stage, &built, &b).await;
     let status = a.status().await;
     assert_eq!((status.items.store, status.items.cached), (3, 0), "no copy is made");
-    let secrets = [built.secret.as_str(), fixed.as_str()];
+    let secrets =
+        [Secret::of(&built.store, &built.secret).await, Secret::of(&built.store, &fixed).await];
     for node in [&a, &b] {
         keeps_its_secrets(node, &secrets, &by_content).await;
     }
