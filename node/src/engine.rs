@@ -284,6 +284,9 @@ impl Engine {
         // What is there counts no longer; this makes room, and finds what new keys have signed.
         inner.known.invalidate_all();
         self.forget_misses();
+        if let Some(store) = inner.own_store.get() {
+            store.note_keys();
+        }
         true
     }
 

@@ -70,6 +70,17 @@ pub struct Metrics {
     pub acl_keys: Gauge,
     /// Whether the files with the keys can't be used as they are now, and older ones count.
     pub acl_is_stale: Gauge,
+
+    /// Valid items of the system's store, by how far they are on their way to others.
+    pub store_items: Family<StoreItemLabels, Gauge>,
+    /// Bytes of nars that are shared from the system's store.
+    pub store_shared_bytes: Gauge,
+    /// Bytes of nars of the system's store that are still to be hashed.
+    pub store_waiting_bytes: Gauge,
+    /// Bytes of nars of the system's store that were hashed.
+    pub store_hashed_bytes: Counter,
+    /// Items of the system's store that a narinfo was looked for, by where and what came of it.
+    pub store_lookups: Family<StoreLookupLabels, Counter>,
 }
 
 /// Why a nar's body ended early.
@@ -147,6 +158,61 @@ pub struct FetchLabels {
     pub outcome: FetchOutcome,
 }
 
+/// How far an item of the system's store is on its way to others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum StoreItemState {
+    /// The user keeps it from others.
+    Hidden,
+    /// No narinfo of it is known that is believed.
+    Unsigned,
+    /// What is signed under its name is other content.
+    Different,
+    /// It waits to be hashed.
+    Waiting,
+    /// It is shared.
+    Shared,
+}
+
+/// Label of [`Metrics::store_items`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StoreItemLabels {
+    /// How far it is.
+    pub state: StoreItemState,
+}
+
+/// Where a narinfo of an item of the system's store is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum LookupPlace {
+    /// Among those that this node keeps.
+    Kept,
+    /// Among the signatures in Nix's database.
+    Database,
+    /// In guix's own cache.
+    GuixCache,
+    /// With peers and substitute servers.
+    Others,
+}
+
+/// What came of looking there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum LookupOutcome {
+    /// One that is believed.
+    Found,
+    /// None.
+    NotFound,
+    /// Not all who were asked have answered.
+    Unknown,
+}
+
+/// Label of [`Metrics::store_lookups`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StoreLookupLabels {
+    /// Where.
+    pub place: LookupPlace,
+    /// What came of it.
+    pub outcome: LookupOutcome,
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
@@ -186,9 +252,15 @@ impl Metrics {
             fetches: Family::default(),
             acl_keys: Gauge::default(),
             acl_is_stale: Gauge::default(),
+            store_items: Family::default(),
+            store_shared_bytes: Gauge::default(),
+            store_waiting_bytes: Gauge::default(),
+            store_hashed_bytes: Counter::default(),
+            store_lookups: Family::default(),
         };
         metrics.register_requests();
         metrics.register_traffic();
+        metrics.register_store();
         metrics
     }
 
@@ -274,6 +346,38 @@ impl Metrics {
         );
     }
 
+    fn register_store(&self) {
+        let mut r = self.registry.lock();
+        r.register(
+            "store_items",
+            "Valid items of the system's store, by how far they are on their way to others",
+            self.store_items.clone(),
+        );
+        r.register_with_unit(
+            "store_shared",
+            "Nars shared from the system's store",
+            Unit::Bytes,
+            self.store_shared_bytes.clone(),
+        );
+        r.register_with_unit(
+            "store_waiting",
+            "Nars of the system's store that are still to be hashed",
+            Unit::Bytes,
+            self.store_waiting_bytes.clone(),
+        );
+        r.register_with_unit(
+            "store_hashed",
+            "Nars of the system's store that were hashed",
+            Unit::Bytes,
+            self.store_hashed_bytes.clone(),
+        );
+        r.register(
+            "store_lookups",
+            "Items of the system's store that a narinfo was looked for",
+            self.store_lookups.clone(),
+        );
+    }
+
     /// Lets another part add counters of its own under a prefix (`narswarm_PREFIX_…`).
     pub fn register_under(&self, prefix: &str, register: impl FnOnce(&mut Registry)) {
         register(self.registry.lock().sub_registry_with_prefix(prefix));
@@ -299,6 +403,17 @@ impl Metrics {
         self.verification_failures.get_or_create(&VerificationLabels { kind }).inc();
     }
 
+    /// Says how many items of the system's store are in a state now.
+    pub fn set_store_items(&self, state: StoreItemState, items: u64) {
+        let items = i64::try_from(items).unwrap_or(i64::MAX);
+        self.store_items.get_or_create(&StoreItemLabels { state }).set(items);
+    }
+
+    /// Counts items of the system's store that a narinfo was looked for.
+    pub fn count_store_lookups(&self, place: LookupPlace, outcome: LookupOutcome, items: u64) {
+        self.store_lookups.get_or_create(&StoreLookupLabels { place, outcome }).inc_by(items);
+    }
+
     /// Counts a fetch that ended.
     pub fn count_fetch(&self, outcome: FetchOutcome) {
         self.fetches.get_or_create(&FetchLabels { outcome }).inc();
@@ -320,6 +435,10 @@ mod tests {
         metrics.count_fetch(FetchOutcome::FromPeers);
         metrics.count_verification_failure(VerificationKind::PieceList);
         metrics.nar_first_byte_seconds.observe(0.5);
+        metrics.set_store_items(StoreItemState::Shared, 7);
+        metrics.store_shared_bytes.set(8);
+        metrics.store_hashed_bytes.inc_by(9);
+        metrics.count_store_lookups(LookupPlace::GuixCache, LookupOutcome::Found, 3);
         let text = metrics.encode().expect("text");
         for line in [
             "narswarm_sent_to_http_bytes_total 5",
@@ -328,6 +447,11 @@ mod tests {
             "narswarm_verification_failures_total{kind=\"PieceList\"} 1",
             "narswarm_nar_first_byte_seconds_count 1",
             "narswarm_http_connections 0",
+            "narswarm_store_items{state=\"Shared\"} 7",
+            "narswarm_store_shared_bytes 8",
+            "narswarm_store_waiting_bytes 0",
+            "narswarm_store_hashed_bytes_total 9",
+            "narswarm_store_lookups_total{place=\"GuixCache\",outcome=\"Found\"} 3",
             "# EOF",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is missing from\n{text}");

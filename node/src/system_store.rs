@@ -41,6 +41,7 @@ pub use table::Survey;
 pub use tree::{TreeReader, lay_out};
 pub use tree_nar::TreeNar;
 
+use crate::metrics::{LookupOutcome, LookupPlace, Metrics, StoreItemState};
 use bytes::Bytes;
 use database::Database;
 use guix_cache::GuixCache;
@@ -134,6 +135,7 @@ struct Inner {
     shelf: RwLock<Shelf>,
     layouts: Cache<StoreHash, Arc<Layout>>,
     outside: Arc<dyn Outside>,
+    metrics: Arc<Metrics>,
     stopped: AtomicBool,
 }
 
@@ -145,8 +147,9 @@ impl SystemStore {
     pub fn start(
         config: SystemStoreConfig,
         outside: Arc<dyn Outside>,
+        metrics: Arc<Metrics>,
     ) -> Result<Self, SystemStoreError> {
-        let (inner, database) = Inner::open(config, outside)?;
+        let (inner, database) = Inner::open(config, outside, metrics)?;
         // The first look is made here, so that a database that can't be read is said at once.
         let watch = watching::Watch::begin(&inner, database)?;
         inner.spawn("store-watch", move |inner| watch.run(inner));
@@ -163,8 +166,9 @@ impl SystemStore {
     pub fn recall(
         config: SystemStoreConfig,
         outside: Arc<dyn Outside>,
+        metrics: Arc<Metrics>,
     ) -> Result<Self, SystemStoreError> {
-        let (inner, database) = Inner::open(config, outside)?;
+        let (inner, database) = Inner::open(config, outside, metrics)?;
         watching::Watch::begin(&inner, database)?;
         finding::recall(&inner);
         hashing::recall(&inner);
@@ -216,6 +220,13 @@ impl SystemStore {
         }
     }
 
+    /// Narinfos by other keys are believed from now on. What is shared stays so: who may know of it is
+    /// decided where it is given.
+    pub fn note_keys(&self) {
+        self.inner.table.lock().look_again_at_all();
+        self.inner.bell.notify_all();
+    }
+
     /// An item came through narswarm.
     pub fn note_fetched(&self, item: &StoreHash) {
         if let Err(error) = self.inner.memory.remember_fetched(item) {
@@ -223,8 +234,9 @@ impl SystemStore {
         }
         if self.inner.config.fetched_only {
             let allowed = |item: &ItemName| self.inner.config.policy.allows(item);
-            if self.inner.table.lock().reveal(item, allowed) {
-                self.inner.bell.notify_all();
+            let revealed = self.inner.table.lock().reveal(item, allowed);
+            if revealed {
+                self.inner.work_has_moved();
             }
         }
     }
@@ -240,6 +252,7 @@ impl Inner {
     fn open(
         config: SystemStoreConfig,
         outside: Arc<dyn Outside>,
+        metrics: Arc<Metrics>,
     ) -> Result<(Arc<Self>, Database), SystemStoreError> {
         let store_dir = config.store.to_string_lossy().trim_end_matches('/').to_owned();
         let (path, scratch) = (config.database.clone(), config.data_dir.clone());
@@ -260,6 +273,7 @@ impl Inner {
             shelf: RwLock::default(),
             layouts,
             outside,
+            metrics,
             stopped: AtomicBool::new(false),
             config,
         };
@@ -276,6 +290,39 @@ impl Inner {
 
     fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// Wakes those who may have more to do, and tells the metrics how far everything is.
+    fn work_has_moved(&self) {
+        self.bell.notify_all();
+        self.tell_metrics();
+    }
+
+    /// Tells the metrics how far everything is.
+    fn tell_metrics(&self) {
+        let survey = self.table.lock().survey();
+        for (state, items) in [
+            (StoreItemState::Hidden, survey.hidden),
+            (StoreItemState::Unsigned, survey.unsigned),
+            (StoreItemState::Different, survey.different),
+            (StoreItemState::Waiting, survey.waiting),
+            (StoreItemState::Shared, survey.shared),
+        ] {
+            self.metrics.set_store_items(state, items);
+        }
+        let bytes = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.metrics.store_shared_bytes.set(bytes(survey.shared_bytes));
+        self.metrics.store_waiting_bytes.set(bytes(survey.waiting_bytes));
+    }
+
+    /// Counts that so many of `items` were found in a place, and the others not.
+    fn count_lookups(&self, place: LookupPlace, items: usize, found: usize) {
+        let missed = items.saturating_sub(found);
+        for (outcome, count) in [(LookupOutcome::Found, found), (LookupOutcome::NotFound, missed)] {
+            if count > 0 {
+                self.metrics.count_store_lookups(place, outcome, count as u64);
+            }
+        }
     }
 
     fn path_of(&self, item: &ItemName) -> PathBuf {
@@ -315,7 +362,7 @@ impl Inner {
             warn!("{error}");
         }
         self.table.lock().look_again(item.id);
-        self.bell.notify_all();
+        self.work_has_moved();
         self.outside.gone(vec![hash]);
     }
 }

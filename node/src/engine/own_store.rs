@@ -32,7 +32,7 @@ impl Engine {
         runtime: Handle,
     ) -> Result<(), SystemStoreError> {
         let outside = Surroundings::new(&self.inner, Some(runtime));
-        let store = SystemStore::start(config, Arc::new(outside))?;
+        let store = SystemStore::start(config, Arc::new(outside), self.inner.metrics.clone())?;
         if self.inner.own_store.set(store).is_err() {
             warn!("the store was shared twice; the first time counts");
         }
@@ -46,7 +46,7 @@ impl Engine {
     /// When the store can't be read.
     pub fn recall_store(&self, config: SystemStoreConfig) -> Result<(), SystemStoreError> {
         let outside = Surroundings::new(&self.inner, None);
-        let store = SystemStore::recall(config, Arc::new(outside))?;
+        let store = SystemStore::recall(config, Arc::new(outside), self.inner.metrics.clone())?;
         let _ = self.inner.own_store.set(store);
         Ok(())
     }

@@ -6,6 +6,7 @@
 use super::database::Row;
 use super::guix_cache::GuixCache;
 use super::{Answer, Inner, Signed};
+use crate::metrics::{LookupOutcome, LookupPlace};
 use narswarm_protocol::limits::{
     STORE_LOOKUP_BATCH, STORE_LOOKUP_FIRST_PAUSE, STORE_LOOKUP_MAX_PAUSE, STORE_LOOKUP_RETRY_PAUSE,
 };
@@ -68,8 +69,14 @@ fn names(rows: &[Row]) -> Vec<ItemName> {
     rows.iter().map(|row| row.item.clone()).collect()
 }
 
-/// Takes note of what was found for `rows`; returns those for which nothing was.
-fn settle(inner: &Inner, rows: Vec<Row>, found: Vec<Option<Signed>>) -> Vec<Row> {
+/// Takes note of what was found for `rows` in a place; returns those for which nothing was.
+fn settle(
+    inner: &Inner,
+    place: LookupPlace,
+    rows: Vec<Row>,
+    found: Vec<Option<Signed>>,
+) -> Vec<Row> {
+    let looked_for = rows.len();
     let mut table = inner.table.lock();
     let mut rest = Vec::new();
     let mut found = found.into_iter();
@@ -80,7 +87,8 @@ fn settle(inner: &Inner, rows: Vec<Row>, found: Vec<Option<Signed>>) -> Vec<Row>
         }
     }
     drop(table);
-    inner.bell.notify_all();
+    inner.count_lookups(place, looked_for, looked_for - rest.len());
+    inner.work_has_moved();
     rest
 }
 
@@ -88,7 +96,7 @@ fn settle(inner: &Inner, rows: Vec<Row>, found: Vec<Option<Signed>>) -> Vec<Row>
 /// narinfo there.
 fn look_near(inner: &Inner, rows: Vec<Row>) -> Vec<Row> {
     let found = inner.outside.kept(&names(&rows));
-    let rest = settle(inner, rows, found);
+    let rest = settle(inner, LookupPlace::Kept, rows, found);
     let rest = look_at_signatures(inner, rest);
     let servers = inner.guix_cache.servers();
     if rest.is_empty() || servers.is_empty() {
@@ -106,7 +114,7 @@ fn look_near(inner: &Inner, rows: Vec<Row>) -> Vec<Row> {
     for (owner, signed) in owners.into_iter().zip(inner.outside.judge(&offers)) {
         found[owner] = found[owner].or(signed);
     }
-    settle(inner, rest, found)
+    settle(inner, LookupPlace::GuixCache, rest, found)
 }
 
 fn look_at_signatures(inner: &Inner, rows: Vec<Row>) -> Vec<Row> {
@@ -126,7 +134,7 @@ fn look_at_signatures(inner: &Inner, rows: Vec<Row>) -> Vec<Row> {
     for (owner, signed) in owners.into_iter().zip(inner.outside.judge(&offers)) {
         found[owner] = signed;
     }
-    settle(inner, rows, found)
+    settle(inner, LookupPlace::Database, rows, found)
 }
 
 /// Asks others.
@@ -141,7 +149,14 @@ fn look_far(inner: &Inner, rows: Vec<Row>) {
     let mut asked = Vec::new();
     for (index, row) in rows.iter().enumerate() {
         // One that is missing: the node is going down.
-        match answers.get(index).copied().unwrap_or(Answer::Unknown) {
+        let answer = answers.get(index).copied().unwrap_or(Answer::Unknown);
+        let outcome = match answer {
+            Answer::Signed(_) => LookupOutcome::Found,
+            Answer::Nobody => LookupOutcome::NotFound,
+            Answer::Unknown => LookupOutcome::Unknown,
+        };
+        inner.metrics.count_store_lookups(LookupPlace::Others, outcome, 1);
+        match answer {
             Answer::Signed(signed) => inner.table.lock().set_signed(row.id, signed),
             Answer::Nobody => {
                 let item = row.item.hash();
@@ -155,7 +170,7 @@ fn look_far(inner: &Inner, rows: Vec<Row>) {
             }
         }
     }
-    inner.bell.notify_all();
+    inner.work_has_moved();
     if let Err(error) = inner.memory.remember_asked(&asked) {
         warn!("{error}");
     }

@@ -22,7 +22,9 @@ const STINT: Duration = Duration::from_millis(20);
 
 /// Hashes until stopped.
 pub fn run(inner: &Arc<Inner>) {
-    // The lowest priority there is; Linux derives that of the disk from it.
+    // The lowest priority there is, of this thread alone. Without a class of its own for the disk a
+    // thread has there what follows from this: best effort, level 7, the lowest (ioprio_set(2)). Not
+    // the idle class: what answers peers waits for locks that are held while this thread reads.
     if let Err(error) = rustix::process::setpriority_process(None, 19) {
         debug!("cannot lower the priority of hashing: {error}");
     }
@@ -54,6 +56,7 @@ pub fn run(inner: &Arc<Inner>) {
                 inner.table.lock().set_failed(row.id, Instant::now() + HASHING_RETRY_PAUSE);
             }
         }
+        inner.tell_metrics();
     }
 }
 
@@ -115,6 +118,7 @@ fn hash_item(
     })?;
     let Some(hashed) = hashed else { return Ok(None) };
     inner.table.lock().note_hashed(layout.nar_size());
+    inner.metrics.store_hashed_bytes.inc_by(layout.nar_size());
     if stamp()? != before {
         return Err(SystemStoreError::Changed { path });
     }

@@ -36,6 +36,8 @@ pub struct Survey {
 struct Entry {
     row: Row,
     state: State,
+    /// From when on it is looked for far away, if it is to be.
+    far: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +80,7 @@ impl Table {
         self.by_item.insert(row.item.hash(), id);
         self.near.push_back(id);
         self.survey.items += 1;
-        self.entries.insert(id, Entry { row, state: State::Unsigned });
+        self.entries.insert(id, Entry { row, state: State::Unsigned, far: None });
         self.count(State::Unsigned, 1);
     }
 
@@ -93,6 +95,9 @@ impl Table {
             return None;
         };
         self.leave(id, entry.state);
+        if let Some(due) = entry.far {
+            self.far.remove(&(due, id));
+        }
         self.survey.items -= 1;
         let hash = entry.row.item.hash();
         if self.by_item.get(&hash) == Some(&id) {
@@ -148,6 +153,9 @@ impl Table {
             self.far.iter().take_while(|(due, _)| *due <= now).take(limit).copied().collect();
         for due in &ids {
             self.far.remove(due);
+            if let Some(entry) = self.entries.get_mut(&due.1) {
+                entry.far = None;
+            }
         }
         let ids: Vec<_> = ids.into_iter().map(|(_, id)| id).collect();
         self.open_rows(&ids)
@@ -169,11 +177,20 @@ impl Table {
         !self.near.is_empty()
     }
 
-    /// Nothing was found nearby: looks far away from `due` on.
+    /// Nothing was found nearby: looks far away from `due` on, whatever was said before.
     pub fn look_far(&mut self, id: i64, due: Instant) {
-        if self.entries.contains_key(&id) {
-            self.far.insert((due, id));
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        if let Some(before) = entry.far.replace(due) {
+            self.far.remove(&(before, id));
         }
+        self.far.insert((due, id));
+    }
+
+    /// Other narinfos are believed from now on: all that aren't shared are looked for anew nearby.
+    pub fn look_again_at_all(&mut self) {
+        let open = |entry: &Entry| matches!(entry.state, State::Unsigned | State::Different);
+        let open = self.entries.iter().filter(|(_, entry)| open(entry)).map(|(&id, _)| id);
+        self.near = open.collect();
     }
 
     /// Something is amiss: looks at the item as if it were new.
@@ -198,7 +215,7 @@ impl Table {
     pub fn take_waiting(&mut self) -> Option<(Row, Signed)> {
         loop {
             let (_, id) = self.waiting.pop_first()?;
-            if let Some(Entry { row, state: State::Waiting(signed) }) = self.entries.get(&id) {
+            if let Some(Entry { row, state: State::Waiting(signed), .. }) = self.entries.get(&id) {
                 return Some((row.clone(), *signed));
             }
         }
@@ -222,7 +239,7 @@ impl Table {
     /// An item couldn't be hashed: it is looked at again from `due` on.
     pub fn set_failed(&mut self, id: i64, due: Instant) {
         if self.set(id, State::Unsigned) {
-            self.far.insert((due, id));
+            self.look_far(id, due);
         }
     }
 
@@ -261,5 +278,57 @@ impl Table {
                 add(&mut survey.shared_bytes, change * signed.nar_size.cast_signed());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use narswarm_protocol::hash::NarHash;
+    use std::time::Duration;
+
+    fn row(id: i64) -> Row {
+        let item = format!("{}-x", narswarm_protocol::base32::encode(&[id as u8; 20]));
+        let item = ItemName::parse(item.as_bytes()).expect("a name");
+        Row { id, item, nar_hash: None, registered: 0 }
+    }
+
+    fn table(ids: &[i64]) -> Table {
+        let mut table = Table::default();
+        ids.iter().for_each(|&id| table.insert(row(id), true));
+        assert_eq!(table.take_near(10).len(), ids.len());
+        table
+    }
+
+    #[test]
+    fn an_item_is_looked_for_far_away_at_one_time_only() {
+        let mut table = table(&[1, 2]);
+        let now = Instant::now();
+        let later = now + Duration::from_secs(1);
+        table.look_far(1, now);
+        table.look_far(2, now);
+        // Found wanting once more before the first time came.
+        table.look_far(1, later);
+        assert_eq!(table.take_far(now, 10), [row(2)]);
+        assert_eq!(table.take_far(later, 10), [row(1)]);
+        assert_eq!(table.next_far(), None);
+        table.look_far(1, now);
+        table.remove(1);
+        assert_eq!(table.next_far(), None);
+    }
+
+    #[test]
+    fn with_other_keys_all_that_is_not_shared_is_looked_for_anew() {
+        let mut table = table(&[1, 2, 3]);
+        let signed = Signed { nar_hash: NarHash([1; 32]), nar_size: 5 };
+        table.set_signed(1, signed);
+        assert_eq!(table.take_waiting(), Some((row(1), signed)));
+        assert!(table.set_shared(1, signed));
+        table.set_different(2);
+        table.look_again_at_all();
+        let mut near = table.take_near(10);
+        near.sort_by_key(|row| row.id);
+        assert_eq!(near, [row(2), row(3)]);
+        assert_eq!(table.survey().shared, 1);
     }
 }

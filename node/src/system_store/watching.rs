@@ -79,8 +79,8 @@ fn take(inner: &Arc<Inner>, news: News) {
             table.insert(row, allowed);
         }
         drop(table);
-        inner.bell.notify_all();
     }
+    inner.work_has_moved();
 }
 
 /// Items are gone: they are shared no more, and what was remembered of them is forgotten.

@@ -99,9 +99,17 @@ impl GuixStore {
     /// # Panics
     /// When the configuration can't be written.
     pub fn exclude(&self, patterns: &[&str]) {
+        self.configure(&format!("share_exclude = {patterns:?}"));
+    }
+
+    /// Adds a line to the configuration of its nodes.
+    ///
+    /// # Panics
+    /// When the configuration can't be written.
+    pub fn configure(&self, line: &str) {
         let file = self.root.join("config.toml");
         let config = fs::read_to_string(&file).expect("a file");
-        fs::write(file, format!("{config}share_exclude = {patterns:?}\n")).expect("a file");
+        fs::write(file, format!("{config}{line}\n")).expect("a file");
     }
 
     /// A node of a machine with this store.

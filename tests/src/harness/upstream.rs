@@ -48,6 +48,8 @@ pub struct Seen {
     nars: AtomicUsize,
     others: AtomicUsize,
     body_bytes: AtomicU64,
+    /// Which narinfos, in the order asked for.
+    hashes: Mutex<Vec<String>>,
 }
 
 impl Seen {
@@ -61,6 +63,12 @@ impl Seen {
     #[must_use]
     pub fn narinfos(&self) -> usize {
         self.narinfos.load(Ordering::Relaxed)
+    }
+
+    /// The hashes of the items whose narinfos it was asked for so far, in order.
+    #[must_use]
+    pub fn narinfo_hashes(&self) -> Vec<String> {
+        self.hashes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Requests below `/nar/` so far.
@@ -185,7 +193,9 @@ impl StaticServer {
 impl Site {
     /// Counts a request and says how it is to be answered.
     fn temper_for(&self, path: &str) -> Temper {
-        let (counter, temper) = if path.ends_with(".narinfo") {
+        let (counter, temper) = if let Some(name) = path.strip_suffix(".narinfo") {
+            let mut hashes = self.seen.hashes.lock().unwrap_or_else(PoisonError::into_inner);
+            hashes.push(name.trim_start_matches('/').to_owned());
             (&self.seen.narinfos, Some(&self.narinfos))
         } else if path.starts_with("/nar/") {
             (&self.seen.nars, Some(&self.nars))

@@ -20,6 +20,7 @@ mod lab;
 mod nat;
 mod nix;
 mod own_store;
+mod own_store_finding;
 mod own_store_secrets;
 mod read_ahead;
 mod restarts;

@@ -81,7 +81,7 @@ impl Stage {
     }
 
     fn start(&self) -> SystemStore {
-        SystemStore::start(self.config(), self.node.clone()).expect("started")
+        SystemStore::start(self.config(), self.node.clone(), Arc::default()).expect("started")
     }
 
     fn path(&self, item: &ItemName) -> PathBuf {
@@ -185,7 +185,8 @@ fn what_was_hashed_is_not_hashed_again_unless_it_is_another() {
     until("it to be shared", || again.survey().shared == 1);
     assert_eq!(again.survey().hashed_bytes, 0, "remembered");
     again.stop();
-    let recalled = SystemStore::recall(stage.config(), stage.node.clone()).expect("recalled");
+    let recalled =
+        SystemStore::recall(stage.config(), stage.node.clone(), Arc::default()).expect("recalled");
     assert!(recalled.shared(&item.hash()).is_some());
     // Another registration: whether the tree is the same isn't known.
     stage.invalidate(&item);
@@ -253,7 +254,7 @@ fn with_fetched_only_the_rest_is_hidden() {
     let (item, signed) = stage.add(1, "item", b"fetched later");
     stage.keep(&item, signed);
     let config = SystemStoreConfig { fetched_only: true, ..stage.config() };
-    let store = SystemStore::start(config, stage.node.clone()).expect("started");
+    let store = SystemStore::start(config, stage.node.clone(), Arc::default()).expect("started");
     assert!(store.is_hidden(&item.hash()));
     assert_eq!(store.survey().hidden, 1);
     store.note_fetched(&item.hash());
@@ -277,4 +278,25 @@ fn who_was_asked_in_vain_is_not_asked_again_soon() {
     until("the later one to be found elsewhere", || again.shared(&late.hash()).is_some());
     assert_eq!(*stage.node.asked.lock(), [late.hash()], "only the new one");
     again.stop();
+}
+
+/// The nice values of this process's threads that are called `store-hash`.
+fn niceness_of_hashing() -> Vec<String> {
+    let tasks = fs::read_dir("/proc/self/task").expect("threads");
+    let stats = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("stat")).ok());
+    let hashing = stats.filter(|stat| stat.contains("(store-hash)"));
+    // Field 19, of which the first two stand before the last parenthesis (proc(5)).
+    let nice = |stat: String| stat.rsplit(") ").next()?.split(' ').nth(16).map(str::to_owned);
+    hashing.filter_map(nice).collect()
+}
+
+#[test]
+fn hashing_gives_way_to_everything_else() {
+    let stage = Stage::new();
+    let store = stage.start();
+    until("the thread to be the last in the queue", || {
+        let nice = niceness_of_hashing();
+        !nice.is_empty() && nice.iter().all(|nice| nice == "19")
+    });
+    store.stop();
 }
