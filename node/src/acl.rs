@@ -4,15 +4,18 @@
 //! list, Guix's or Nix's, and on a machine without it the keys that Guix or Nix comes with. A file
 //! that is there but can't be read, or that holds a key which must not be used, is an error and never
 //! a reason to fall back: believing other keys than the administrator chose is worse than not
-//! starting. While a node runs, the files are watched (`watch.rs`).
+//! starting. What a `nix.conf` includes belongs to it (`include.rs`). While a node runs, the files
+//! are watched (`watch.rs`).
 
+mod include;
 mod watch;
 
+pub use include::IncludeLimit;
+use include::Reading;
 pub use watch::{Reload, watch};
 
 use crate::dialect::Dialect;
 use narswarm_protocol::acl::{Acl, AclError, SkippedEntry};
-use narswarm_protocol::limits;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -37,6 +40,15 @@ pub enum AclFileError {
         /// What is wrong with it.
         #[source]
         source: AclError,
+    },
+    /// The file includes more than is read.
+    #[error("can't use the keys in {}", path.display())]
+    Include {
+        /// Which file.
+        path: PathBuf,
+        /// What there is too much of.
+        #[source]
+        limit: IncludeLimit,
     },
 }
 
@@ -97,22 +109,25 @@ impl AclFiles {
         self.understand(self.read())
     }
 
-    /// The octets of each of the files.
-    fn read(&self) -> Vec<io::Result<Vec<u8>>> {
-        self.paths().iter().map(|path| read_bounded(path, limits::MAX_SEXP_BYTES)).collect()
+    /// What each of the files says.
+    fn read(&self) -> Vec<Reading> {
+        self.paths().iter().map(|path| include::read(path)).collect()
     }
 
-    fn understand(&self, contents: Vec<io::Result<Vec<u8>>>) -> Result<LoadedAcl, AclFileError> {
+    fn understand(&self, readings: Vec<Reading>) -> Result<LoadedAcl, AclFileError> {
         let mut loaded = LoadedAcl { acl: Acl::default(), files: vec![], skipped: vec![] };
-        for (path, bytes) in self.paths().iter().zip(contents) {
-            let mut bytes = match bytes {
-                Err(error) if self.named.is_empty() && error.kind() == io::ErrorKind::NotFound => {
+        for (path, reading) in self.paths().iter().zip(readings) {
+            let mut bytes = match reading.text {
+                // The file itself, not one that it includes.
+                Err(AclFileError::Read { path: missing, source })
+                    if self.named.is_empty()
+                        && missing == *path
+                        && source.kind() == io::ErrorKind::NotFound =>
+                {
                     loaded.acl.merge(self.dialect.built_in_keys());
                     continue;
                 }
-                bytes => {
-                    bytes.map_err(|source| AclFileError::Read { path: path.clone(), source })?
-                }
+                text => text?,
             };
             if self.named.is_empty() {
                 bytes.splice(..0, self.dialect.implied_keys().into_bytes());
@@ -223,6 +238,14 @@ mod tests {
         let extra = format!("extra-trusted-public-keys = {key}\n");
         assert_eq!(loaded(Some(extra)), [built_in, "ours-1"]);
         assert_eq!(loaded(Some(format!("trusted-public-keys = {key}\n"))), ["ours-1"]);
+        fs::write(folder.path().join("more.conf"), format!("extra-trusted-public-keys = {key}\n"))
+            .expect("file");
+        assert_eq!(loaded(Some("include more.conf\n".to_owned())), [built_in, "ours-1"]);
+        assert_eq!(loaded(Some("!include gone.conf\n".to_owned())), [built_in]);
+        fs::write(&conf, "include gone.conf\n").expect("file");
+        let files = AclFiles { named: vec![], system: conf.clone(), dialect: Dialect::Nix };
+        let error = files.load().map(|_| ()).expect_err("never a reason to fall back");
+        assert!(error.to_string().contains("gone.conf"), "{error}");
         // Named, the file counts as it stands.
         fs::write(&conf, format!("extra-trusted-public-keys = {key}\n")).expect("file");
         let named = load(std::slice::from_ref(&conf), Dialect::Nix).expect("keys");

@@ -1,15 +1,16 @@
 //! The access control list: whose signatures are believed.
 //!
 //! [`Acl::parse`] reads `/etc/guix/acl` as `guix/pki.scm` does, files that hold one
-//! `(public-key …)`, and Nix's trusted public keys (`nix.rs`). Dangerous keys are refused loudly, since with some of them anybody can sign
-//! ([`KeyError`]); entries that merely can't be used here are kept in a list for the log.
+//! `(public-key …)`, and Nix's trusted public keys (`nix.rs`). Dangerous keys are refused loudly,
+//! since with some of them anybody can sign ([`KeyError`]); entries that merely can't be used here are
+//! kept in a list for the log.
 
 mod key;
 mod nix;
 
 pub use key::{KeyError, PublicKey, key_name};
 pub(crate) use nix::named as nix_signature;
-pub use nix::{NixKey, NixKeyError, NixSigningKey};
+pub use nix::{NixInclude, NixKey, NixKeyError, NixSigningKey};
 
 use crate::sexp::{self, Sexp, SexpError};
 use std::collections::{BTreeMap, BTreeSet};

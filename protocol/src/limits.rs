@@ -215,6 +215,12 @@ pub const MAX_NIX_SIGNATURES: usize = 16;
 
 /// Longest name of a key of Nix's: a host and a number, as in `cache.example.org-1`.
 pub const MAX_NIX_KEY_NAME_BYTES: usize = 255;
+
+/// Deepest nesting of a `nix.conf`'s includes: installers nest one, for the users' own settings.
+pub const MAX_NIX_INCLUDE_DEPTH: usize = 8;
+
+/// Most files that a `nix.conf` includes, one counted each time that it is named.
+pub const MAX_NIX_INCLUDES: usize = 64;
 // --- wire
 
 /// Largest body of a query: a thousand store hashes of 20 octets and the CBOR around them.

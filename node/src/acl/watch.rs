@@ -6,7 +6,7 @@
 //! minute; and whenever somebody asks (SIGHUP). What can't be read or used changes nothing: the last
 //! good keys stay, and whoever is told has to say so loudly.
 
-use super::{AclFileError, AclFiles, LoadedAcl};
+use super::{AclFileError, AclFiles, LoadedAcl, Reading};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -26,6 +26,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 
 /// Links that are followed from one file, as many as Linux follows.
 const MAX_LINKS: usize = 40;
+
+/// How often the files are read at a time because what they include has changed: then the new ones
+/// are watched before they count.
+const TRIES: usize = 3;
 
 /// Asks for the files to be read anew, whether they have changed or not.
 #[derive(Debug, Clone, Default)]
@@ -53,6 +57,7 @@ pub async fn watch(
     let mut ticks = interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut watching = None;
+    let mut paths: BTreeSet<PathBuf> = files.paths().iter().cloned().collect();
     loop {
         let is_asked = tokio::select! {
             () = reload.0.notified() => true,
@@ -63,19 +68,39 @@ pub async fn watch(
             _ = ticks.tick() => false,
         };
         let (reader, signal) = (files.clone(), changed.clone());
-        let looked = tokio::task::spawn_blocking(move || {
-            // Before reading, so that no change falls between. Links may lead elsewhere by now.
-            let watching = Watching::begin(reader.paths(), &signal);
-            (watching, reader.read())
-        });
-        let Ok((now_watching, contents)) = looked.await else { continue };
+        let before = paths.clone();
+        let looked = tokio::task::spawn_blocking(move || look(&reader, before, &signal));
+        let Ok((now_watching, readings, now_paths)) = looked.await else { continue };
         watching = keep(watching, now_watching);
-        let now: Seen = contents.iter().map(|read| read.as_ref().ok().cloned()).collect();
+        paths = now_paths;
+        let now: Seen = readings.iter().map(|read| read.text.as_ref().ok().cloned()).collect();
         // What was loaded at the start may have changed since, so the first look tells as well.
         if seen.as_ref() != Some(&now) || is_asked {
             seen = Some(now);
-            tell(files.understand(contents));
+            tell(files.understand(readings));
         }
+    }
+}
+
+/// Watches and reads the files, with what they include as far as that is known from `before`.
+fn look(
+    files: &AclFiles,
+    before: BTreeSet<PathBuf>,
+    signal: &Arc<Notify>,
+) -> (Option<Watching>, Vec<Reading>, BTreeSet<PathBuf>) {
+    let (mut paths, mut tries) = (before, TRIES);
+    loop {
+        tries -= 1;
+        // Before reading, so that no change falls between. Links may lead elsewhere by now.
+        let watching = Watching::begin(&paths, signal);
+        let readings = files.read();
+        let named = files.paths().iter().cloned();
+        let included = readings.iter().flat_map(|reading| reading.included.iter().cloned());
+        let now: BTreeSet<_> = named.chain(included).collect();
+        if now.is_subset(&paths) || tries == 0 {
+            return (watching, readings, now);
+        }
+        paths = now;
     }
 }
 
@@ -95,7 +120,7 @@ fn keep(old: Option<Watching>, new: Option<Watching>) -> Option<Watching> {
 }
 
 impl Watching {
-    fn begin(files: &[PathBuf], changed: &Arc<Notify>) -> Option<Self> {
+    fn begin(files: &BTreeSet<PathBuf>, changed: &Arc<Notify>) -> Option<Self> {
         let places: BTreeSet<_> = files.iter().flat_map(|file| places(file)).collect();
         let names: BTreeSet<_> = places.iter().map(|(_, name)| name.clone()).collect();
         let signal = changed.clone();
@@ -216,6 +241,30 @@ mod tests {
         watched.reload.ask();
         assert!(watched.next().await.is_err(), "asked for, it is told again");
         fs::write(&file, key(3)).expect("file");
+        assert_eq!(watched.next().await, Ok(1));
+    }
+
+    #[tokio::test]
+    async fn what_is_included_is_watched_from_when_it_is() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = |name: &str| folder.path().join(name);
+        fs::create_dir(path("sub")).expect("directory");
+        let set = |keys: &[String]| format!("trusted-public-keys = {}\n", keys.join(" "));
+        fs::write(path("nix.conf"), format!("{}!include sub/more.conf\n", set(&[key(1)])))
+            .expect("file");
+        let mut watched = Watched::begin(&path("nix.conf"));
+        assert_eq!(watched.next().await, Ok(1));
+        // It wasn't there.
+        let extra = format!("extra-{}include other.conf\n", set(&[key(2)]));
+        fs::write(path("sub/other.conf"), "").expect("file");
+        fs::write(path("sub/more.conf"), extra).expect("file");
+        assert_eq!(watched.next().await, Ok(2));
+        // It wasn't included.
+        fs::write(path("sub/other.conf"), set(&[key(3), key(4), key(5)])).expect("file");
+        assert_eq!(watched.next().await, Ok(3));
+        fs::remove_file(path("sub/other.conf")).expect("removed");
+        assert!(watched.next().await.expect_err("it must be there").contains("other.conf"));
+        fs::write(path("nix.conf"), set(&[key(1)])).expect("file");
         assert_eq!(watched.next().await, Ok(1));
     }
 

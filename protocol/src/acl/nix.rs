@@ -2,8 +2,8 @@
 //!
 //! Nix signs with plain Ed25519 (RFC 8032). It finds a key by the name that stands in the signature
 //! and in the key, so a name alone proves nothing. Keys are held to what [`super::PublicKey`] is
-//! held to: none that anybody can sign for, none spelt in two ways. Includes of a `nix.conf` are
-//! not followed, since what they name is a file.
+//! held to: none that anybody can sign for, none spelt in two ways. Includes of a `nix.conf` name
+//! files, so whoever reads those puts their text in place ([`NixInclude`]); here they say nothing.
 
 use super::{KeyError, PublicKey};
 use crate::limits;
@@ -50,6 +50,31 @@ pub enum NixKeyError {
     /// Not text.
     #[error("neither an s-expression nor text")]
     Utf8,
+}
+
+/// A line of a `nix.conf` in whose place the text of another file counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NixInclude<'a> {
+    /// Which file, relative to the one in which the line stands.
+    pub path: &'a str,
+    /// Whether it is passed over when it isn't there.
+    pub may_be_missing: bool,
+}
+
+impl<'a> NixInclude<'a> {
+    /// Reads a line: `include PATH` or `!include PATH`, with nothing behind it but a comment. Nix
+    /// refuses a file in which an include names another number of files.
+    #[must_use]
+    pub fn of_line(line: &'a str) -> Option<Self> {
+        let mut words = uncommented(line).split_ascii_whitespace();
+        let may_be_missing = match words.next()? {
+            "include" => false,
+            "!include" => true,
+            _ => return None,
+        };
+        let path = words.next()?;
+        words.next().is_none().then_some(Self { path, may_be_missing })
+    }
 }
 
 /// A key that the user trusts, by its name. Ordered by name.
@@ -196,7 +221,7 @@ fn shown(text: &str) -> String {
 /// other files and Nix itself would add to it is not known here.
 pub(super) fn read_keys(bytes: &[u8]) -> Result<Vec<NixKey>, NixKeyError> {
     let text = std::str::from_utf8(bytes).map_err(|_| NixKeyError::Utf8)?;
-    let lines = text.lines().map(|line| line.split_once('#').map_or(line, |(text, _)| text).trim());
+    let lines = text.lines().map(|line| uncommented(line).trim());
     let lines: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
     let is_conf = lines.iter().any(|line| setting(line).is_some() || is_include(line));
     let (mut keys, mut is_set) = (Vec::new(), false);
@@ -221,6 +246,10 @@ pub(super) fn read_keys(bytes: &[u8]) -> Result<Vec<NixKey>, NixKeyError> {
         }
     }
     if is_set { Ok(keys) } else { Err(NixKeyError::NoKeys) }
+}
+
+fn uncommented(line: &str) -> &str {
+    line.split_once('#').map_or(line, |(text, _)| text)
 }
 
 /// `NAME = VALUE`. A key may end in `=` as well, but has a colon before it.
@@ -287,6 +316,16 @@ mod tests {
         assert_eq!(names(&conf), list(&["c"]));
         assert_eq!(names("trusted-public-keys =\n"), list(&[]));
         assert_eq!(names(&format!("binary-cache-public-keys = {a}")), list(&["a"]));
+    }
+
+    #[test]
+    fn an_include_names_one_file() {
+        let include = |path, may_be_missing| Some(NixInclude { path, may_be_missing });
+        assert_eq!(NixInclude::of_line("include a.conf\n"), include("a.conf", false));
+        assert_eq!(NixInclude::of_line(" !include\t/b # c"), include("/b", true));
+        for line in ["include", "include a b", "# include a", "includes a", "a = include b"] {
+            assert_eq!(NixInclude::of_line(line), None, "{line:?}");
+        }
     }
 
     #[test]
