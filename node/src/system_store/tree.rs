@@ -7,15 +7,18 @@
 use super::error::SystemStoreError;
 use narswarm_protocol::nar::{FileId, Layout, LayoutBuilder, Node, Part};
 use rustix::buffer::spare_capacity;
-use rustix::fs::OFlags;
-use rustix::io::Errno;
+use rustix::fs::{Advice, OFlags};
+use rustix::io::{Errno, ReadWriteFlags};
+use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::fs::{self, DirEntry, File, Metadata, OpenOptions};
-use std::io;
+use std::io::{self, IoSliceMut};
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The permission that makes a file executable in a nar (`archive.cc`: `S_IXUSR`).
 const OWNER_MAY_EXECUTE: u32 = 0o100;
@@ -78,19 +81,39 @@ impl Walk {
     }
 }
 
+/// Up to this many octets of a file are put off while the disk is asked for them: of larger parts a
+/// piece has so few that waiting for each costs little beside reading it.
+const SMALL: usize = 64 * 1024;
+
+/// Most small files that the disk is asked for at once: as many as a disk's queue takes. Each is open
+/// meanwhile.
+const MAX_AWAITED: usize = 32;
+
 /// Reads octets of a tree's nar. Keeps the file open that it read last, since the next octets are
 /// mostly in it too.
 #[derive(Debug)]
 pub struct TreeReader {
     root: PathBuf,
-    last: Option<(FileId, File)>,
+    last: Option<(FileId, Arc<File>)>,
+    /// Files that aren't in memory, and that the disk has been asked for.
+    awaited: VecDeque<Awaited>,
+}
+
+/// Octets of a file that are still missing in those that are read.
+#[derive(Debug)]
+struct Awaited {
+    file: Arc<File>,
+    /// Where in the file they are.
+    from: u64,
+    /// Where they belong.
+    place: Range<usize>,
 }
 
 impl TreeReader {
     /// A reader of the tree at `root`.
     #[must_use]
     pub fn new(root: PathBuf) -> Self {
-        Self { root, last: None }
+        Self { root, last: None, awaited: VecDeque::new() }
     }
 
     /// The octets of the nar in `range`, which lies within it.
@@ -101,6 +124,7 @@ impl TreeReader {
         let len = usize::try_from(range.end - range.start)
             .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
         let mut octets = Vec::with_capacity(len);
+        self.awaited.clear();
         layout.parts(range, &mut |part| match part {
             Part::Octets(known) => {
                 octets.extend_from_slice(known);
@@ -108,6 +132,9 @@ impl TreeReader {
             }
             Part::Contents { file, range } => self.contents(layout, file, range, &mut octets),
         })?;
+        while let Some(awaited) = self.awaited.pop_front() {
+            awaited.read(&mut octets)?;
+        }
         if octets.len() == len { Ok(octets) } else { Err(io::ErrorKind::InvalidInput.into()) }
     }
 
@@ -120,22 +147,45 @@ impl TreeReader {
     ) -> io::Result<()> {
         let file = match self.last.take() {
             Some((last, file)) if last == id => file,
-            _ => self.open(layout, id)?,
+            _ => Arc::new(self.open(layout, id)?),
         };
-        // Into the room that is left for the rest of the range: mostly one system call, which may
-        // read on past what is wanted.
         let wanted = (range.end - range.start) as usize;
-        let begin = octets.len();
-        while octets.len() - begin < wanted {
-            let at = range.start + (octets.len() - begin) as u64;
-            match rustix::io::pread(&file, spare_capacity(octets), at) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
+        if wanted <= SMALL {
+            self.small(&file, range, octets)?;
+        } else {
+            large(&file, range.start, wanted, octets)?;
         }
-        octets.truncate(begin + wanted);
         self.last = Some((id, file));
+        Ok(())
+    }
+
+    /// Takes what is in memory. For the rest the disk is asked, and it comes while the next files are
+    /// looked at.
+    fn small(
+        &mut self,
+        file: &Arc<File>,
+        range: Range<u64>,
+        octets: &mut Vec<u8>,
+    ) -> io::Result<()> {
+        let begin = octets.len();
+        octets.resize(begin + (range.end - range.start) as usize, 0);
+        let mut into = [IoSliceMut::new(&mut octets[begin..])];
+        let got = match rustix::io::preadv2(file, &mut into, range.start, ReadWriteFlags::NOWAIT) {
+            Ok(got) => got,
+            // Not in memory, or a file system that doesn't say.
+            Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INTR) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        let (from, place) = (range.start + got as u64, begin + got..octets.len());
+        let Some(missing) = NonZeroU64::new(place.len() as u64) else { return Ok(()) };
+        // If it isn't heeded, reading takes longer.
+        let _ = rustix::fs::fadvise(file, from, Some(missing), Advice::WillNeed);
+        if self.awaited.len() >= MAX_AWAITED
+            && let Some(first) = self.awaited.pop_front()
+        {
+            first.read(octets)?;
+        }
+        self.awaited.push_back(Awaited { file: file.clone(), from, place });
         Ok(())
     }
 
@@ -150,5 +200,28 @@ impl TreeReader {
         // Should it have been replaced: neither follow a symlink nor wait for a pipe.
         let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
         OpenOptions::new().read(true).custom_flags(flags).open(OsStr::from_bytes(&path))
+    }
+}
+
+/// Reads into the room that is left for the rest of what is read: mostly one system call, which may
+/// read on past what is wanted.
+fn large(file: &File, from: u64, wanted: usize, octets: &mut Vec<u8>) -> io::Result<()> {
+    let begin = octets.len();
+    while octets.len() - begin < wanted {
+        let at = from + (octets.len() - begin) as u64;
+        match rustix::io::pread(file, spare_capacity(octets), at) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    octets.truncate(begin + wanted);
+    Ok(())
+}
+
+impl Awaited {
+    /// Waits for the disk.
+    fn read(self, octets: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(&mut octets[self.place], self.from)
     }
 }

@@ -21,6 +21,7 @@ use narswarm_tests::harness::guix_store::GuixStore;
 use narswarm_tests::harness::holding::Holding;
 use narswarm_tests::harness::node::Stage;
 use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 use rand::{Rng, RngExt, SeedableRng};
 use std::fs;
 use std::hint::black_box;
@@ -166,9 +167,12 @@ fn random_reads(
         if how == "cold" {
             trees::forget(files)?;
         }
-        let mut times = Vec::with_capacity(RANDOM_READS);
-        for _ in 0..RANDOM_READS {
-            let index = random.random_range(0..pieces.piece_count());
+        // Each another, so that none is in memory since it was read before.
+        let mut indices: Vec<u32> = (0..pieces.piece_count()).collect();
+        indices.shuffle(&mut random);
+        indices.truncate(RANDOM_READS);
+        let mut times = Vec::with_capacity(indices.len());
+        for index in indices {
             let start = Instant::now();
             let mut reader = TreeReader::new(root.to_owned());
             black_box(reader.read(layout, pieces.piece_range(index))?);
@@ -283,10 +287,12 @@ fn answers(
     let mut random = StdRng::seed_from_u64(5);
     for _ in 0..args.common.rounds {
         let mut times: [Vec<f64>; 4] = Default::default();
+        // The same each time, as the others are.
+        let absent = StoreHash(random.random());
         for number in 0..QUESTIONS * 4 {
             let kind = number % 4;
             let hash = match kind {
-                0 => StoreHash(random.random()),
+                0 => absent,
                 1 => questions.private.narinfo.item().hash(),
                 2 => questions.excluded.narinfo.item().hash(),
                 _ => questions.public[number % questions.public.len()].narinfo.item().hash(),

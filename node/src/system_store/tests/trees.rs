@@ -74,6 +74,38 @@ fn twenty_thousand_files() {
 }
 
 #[test]
+fn what_is_not_in_memory_comes_from_the_disk() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let tree = scratch.path().join("tree");
+    fs::create_dir(&tree).expect("a directory");
+    // More in one piece than the disk is asked for at once, around the size up to which it is.
+    let sizes = (0..200).map(|number| number * 11 % 3000).chain([65_535, 65_536, 65_537, 300_000]);
+    for (number, size) in sizes.enumerate() {
+        let content: Vec<u8> = (0..size).map(|at| (at * 7 + number) as u8).collect();
+        fs::write(tree.join(format!("{number:03}")), content).expect("a file");
+    }
+    let layout = lay_out(&tree).expect("a layout");
+    let list = hash_tree(&tree, &layout, &mut || true).expect("hashed").expect("not stopped").list;
+    let folder = File::open(&tree).expect("a directory");
+    rustix::fs::syncfs(&folder).expect("what is written can be forgotten");
+    let mut reader = TreeReader::new(tree.clone());
+    for _ in 0..2 {
+        for entry in fs::read_dir(&tree).expect("a directory") {
+            let file = File::open(entry.expect("an entry").path()).expect("a file");
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("forgotten");
+        }
+        for index in (0..list.layout().piece_count()).rev() {
+            let octets = reader.read(&layout, list.layout().piece_range(index)).expect("a piece");
+            assert!(list.matches(index, &octets), "piece {index}");
+        }
+    }
+    // Cut off, whether in memory or not.
+    File::options().write(true).open(tree.join("150")).expect("a file").set_len(3).expect("cut");
+    let error = reader.read(&layout, 0..layout.nar_size()).expect_err("cut off");
+    assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof);
+}
+
+#[test]
 fn two_gibibytes_mostly_of_holes() {
     let scratch = tempfile::tempdir().expect("a directory");
     let tree = scratch.path().join("sparse");
