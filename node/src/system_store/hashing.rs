@@ -24,7 +24,8 @@ const STINT: Duration = Duration::from_millis(20);
 pub fn run(inner: &Arc<Inner>) {
     // The lowest priority there is, of this thread alone. Without a class of its own for the disk a
     // thread has there what follows from this: best effort, level 7, the lowest (ioprio_set(2)). Not
-    // the idle class: what answers peers waits for locks that are held while this thread reads.
+    // the idle class: what answers peers waits for locks that are held while this thread reads. And
+    // the disk is asked for one thing at a time.
     if let Err(error) = rustix::process::setpriority_process(None, 19) {
         debug!("cannot lower the priority of hashing: {error}");
     }
@@ -138,7 +139,7 @@ pub fn hash_tree(
     go_on: &mut impl FnMut() -> bool,
 ) -> Result<Option<Hashed>, SystemStoreError> {
     let pieces = PieceLayout::new(layout.nar_size()).expect("a layout is within the limits");
-    let mut reader = TreeReader::new(path.to_owned());
+    let mut reader = TreeReader::gentle(path.to_owned());
     let mut whole = Sha256::new();
     let mut hashes = Vec::with_capacity(pieces.piece_count() as usize);
     for index in 0..pieces.piece_count() {

@@ -95,6 +95,8 @@ const MAX_AWAITED: usize = 32;
 pub struct TreeReader {
     root: PathBuf,
     last: Option<(FileId, Arc<File>)>,
+    /// Most files that the disk is asked for at once.
+    at_once: usize,
     /// Files that aren't in memory, and that the disk has been asked for.
     awaited: VecDeque<Awaited>,
 }
@@ -113,7 +115,13 @@ impl TreeReader {
     /// A reader of the tree at `root`.
     #[must_use]
     pub fn new(root: PathBuf) -> Self {
-        Self { root, last: None, awaited: VecDeque::new() }
+        Self { root, last: None, at_once: MAX_AWAITED, awaited: VecDeque::new() }
+    }
+
+    /// One for work that nobody waits for: it asks the disk for one thing at a time.
+    #[must_use]
+    pub fn gentle(root: PathBuf) -> Self {
+        Self { at_once: 0, ..Self::new(root) }
     }
 
     /// The octets of the nar in `range`, which lies within it.
@@ -178,14 +186,18 @@ impl TreeReader {
         };
         let (from, place) = (range.start + got as u64, begin + got..octets.len());
         let Some(missing) = NonZeroU64::new(place.len() as u64) else { return Ok(()) };
+        let awaited = Awaited { file: file.clone(), from, place };
+        if self.at_once == 0 {
+            return awaited.read(octets);
+        }
         // If it isn't heeded, reading takes longer.
         let _ = rustix::fs::fadvise(file, from, Some(missing), Advice::WillNeed);
-        if self.awaited.len() >= MAX_AWAITED
+        if self.awaited.len() >= self.at_once
             && let Some(first) = self.awaited.pop_front()
         {
             first.read(octets)?;
         }
-        self.awaited.push_back(Awaited { file: file.clone(), from, place });
+        self.awaited.push_back(awaited);
         Ok(())
     }
 
