@@ -32,11 +32,12 @@
 //! - `place`: keys, buckets, positions.
 //! - `contacts`: the nodes known; how dense the network is.
 //! - `walk`: towards a meeting point, against those who would lead it astray.
-//! - `announcer`, `finder`: see there.
+//! - `announcer`, `finder`: see there; `announced`: what of the former outlives a restart.
 //! - `mirror`: where seeds are found, who hold too much to announce it.
 //! - [`providers`]: what a node keeps for others. Not part of [`Discovery`], since not every node
 //!   keeps something.
 
+mod announced;
 mod announcer;
 mod contacts;
 mod finder;
@@ -47,7 +48,7 @@ pub mod providers;
 mod tests;
 mod walk;
 
-pub use announcer::Announced;
+pub use announced::{Announced, SavedAnnounced};
 pub use contacts::Contacts;
 pub use finder::Found;
 pub use mirror::mirror_key;
@@ -196,6 +197,17 @@ impl Discovery {
     /// Goes on announcing where an earlier run of this node left off `away` ago.
     pub fn restore(&mut self, announced: &Announced, away: Duration, now: Time) {
         self.announcer.restore(announced, away, now);
+    }
+
+    /// Everything held has been said to be: what an earlier run announced beyond that is withdrawn.
+    pub fn handle_all_held(&mut self, now: Time) {
+        self.announcer.forget_recalled(now);
+    }
+
+    /// How often [`Discovery::announced`] has changed, by more than by time passing.
+    #[must_use]
+    pub fn announced_changes(&self) -> u64 {
+        self.announcer.changes()
     }
 
     /// What is worth keeping for [`Discovery::restore`].

@@ -31,6 +31,7 @@ pub mod hash;
 pub mod limits;
 pub mod nar;
 pub mod narinfo;
+mod octets;
 pub mod piece;
 pub mod piece_set;
 pub mod provider_key;

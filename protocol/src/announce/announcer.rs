@@ -5,6 +5,7 @@
 //! many others announce as well is announced by few of them: while the nodes that keep a bucket know
 //! of many providers, rounds are left out, the more the longer it lasts.
 
+use super::announced::Announced;
 use super::contacts::Contacts;
 use super::place::{BUCKETS, Bucket, ItemKey, NodeId};
 use super::walk::Walk;
@@ -14,7 +15,7 @@ use crate::limits::{
     ANNOUNCE_BURST, ANNOUNCE_RETRY, ANNOUNCE_TOKEN_EVERY, EXPLORE_AGAIN, EXPLORE_PAUSE,
     FEW_PROVIDERS, GATHER_NEW_ITEMS, GATHER_WITHDRAWN_ITEMS, LOOK_NODES, MANY_PROVIDERS,
     MAX_ANNOUNCE_RETRY, MAX_ANNOUNCED_KEYS, MAX_BUCKETS_AT_ONCE, MAX_THINNING, MIN_REANNOUNCE,
-    PARALLEL_ANNOUNCES, REANNOUNCE, REANNOUNCE_TO_NEWCOMERS, REPLICAS,
+    PARALLEL_ANNOUNCES, REANNOUNCE, REANNOUNCE_TO_NEWCOMERS, REPLICAS, RESTART_SPREAD,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -22,15 +23,6 @@ use std::time::Duration;
 /// Meeting points that are looked at before the first announcement: twice as many as an estimate
 /// needs, as some may fail.
 const SCOUTED: usize = 16;
-
-/// What is worth keeping of an announcer while it doesn't run.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Announced {
-    /// What others have been told, each with how thinly it is announced.
-    pub items: Vec<(ItemKey, u8)>,
-    /// Of each bucket that was announced: when again, counted from now, and who keeps it.
-    pub buckets: Vec<(Bucket, Duration, Vec<NodeId>)>,
-}
 
 /// Something held.
 #[derive(Debug, Clone, Copy)]
@@ -77,6 +69,15 @@ struct Run {
     known: Vec<u8>,
 }
 
+impl Lot {
+    fn withdraw(&mut self, key: ItemKey, now: Time) {
+        if self.gone.is_empty() {
+            self.gone_due = now + GATHER_WITHDRAWN_ITEMS;
+        }
+        self.gone.insert(key);
+    }
+}
+
 impl Run {
     /// Only looks who is near.
     fn explore(bucket: Bucket, contacts: &mut Contacts, now: Time) -> Self {
@@ -93,6 +94,11 @@ pub(super) struct Announcer {
     /// Buckets that were looked at before the first announcement.
     scouted: usize,
     held: BTreeMap<ItemKey, Held>,
+    /// What an earlier run has told others and this one hasn't been said to hold yet, with how
+    /// thinly it was announced.
+    recalled: BTreeMap<ItemKey, u8>,
+    /// How often what is worth keeping has changed.
+    changes: u64,
     lots: Vec<Lot>,
     /// Announcements of new items that may be made at once, and when one was last added.
     tokens: u32,
@@ -107,6 +113,8 @@ impl Announcer {
             explores,
             scouted: 0,
             held: BTreeMap::new(),
+            recalled: BTreeMap::new(),
+            changes: 0,
             lots: (0..BUCKETS as u32)
                 .map(|number| {
                     let explore_due = now + EXPLORE_PAUSE * number;
@@ -119,33 +127,52 @@ impl Announcer {
         }
     }
 
-    /// Goes on where an earlier run of this node has left off `away` ago. What of it is no longer
-    /// held is for the caller to withdraw, by [`Announcer::release`].
+    /// Goes on where an earlier run of this node has left off `away` ago. What of it is held again
+    /// isn't announced before its time; [`Announcer::forget_recalled`] withdraws the rest.
     pub fn restore(&mut self, announced: &Announced, away: Duration, now: Time) {
         for &(key, level) in &announced.items {
-            let level = level.min(MAX_THINNING);
-            self.held.entry(key).or_insert(Held { level, told: true });
+            if !self.held.contains_key(&key) {
+                self.recalled.insert(key, level.min(MAX_THINNING));
+            }
         }
         for (bucket, due, keepers) in &announced.buckets {
             let lot = &mut self.lots[usize::from(bucket.number())];
             let due = (*due).min(REANNOUNCE).saturating_sub(away);
             // What fell due while the node was away is spread over some minutes.
-            let late = mix(self.seed, u64::from(bucket.number()), 1) % 300;
-            lot.due = Some(now + due.max(Duration::from_secs(late)));
+            let late = mix(self.seed, u64::from(bucket.number()), 1) % RESTART_SPREAD.as_secs();
+            let late = Duration::from_secs(late);
+            lot.due = Some(now + due.max(late));
+            // Nor do those begin all at once that have few keepers.
+            lot.announced = now + late;
             lot.keepers = keepers.iter().copied().take(2 * REPLICAS).collect();
         }
     }
 
-    /// What is to be kept while this node doesn't run.
+    /// Everything held has been said to be: what is recalled beyond that is withdrawn.
+    pub fn forget_recalled(&mut self, now: Time) {
+        for key in std::mem::take(&mut self.recalled).into_keys() {
+            self.lots[usize::from(key.bucket().number())].withdraw(key, now);
+        }
+    }
+
+    /// What is to be kept while this node doesn't run. What waits to be withdrawn is part of it, so
+    /// that the next run withdraws it.
     pub fn announced(&self, now: Time) -> Announced {
         let told = self.held.iter().filter(|(_, held)| held.told);
-        let items = told.map(|(key, held)| (*key, held.level)).collect();
+        let told = told.map(|(key, held)| (*key, held.level));
+        let recalled = self.recalled.iter().map(|(key, level)| (*key, *level));
+        let gone = self.lots.iter().flat_map(|lot| &lot.gone).map(|key| (*key, 0));
         let lots = Bucket::all().zip(&self.lots);
         let buckets = lots.filter_map(|(bucket, lot)| {
             let due = lot.due?.since(now);
             Some((bucket, due, lot.keepers.iter().copied().collect()))
         });
-        Announced { items, buckets: buckets.collect() }
+        Announced { items: told.chain(recalled).chain(gone).collect(), buckets: buckets.collect() }
+    }
+
+    /// Differs when [`Announcer::announced`] does by more than the time.
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     pub fn len(&self) -> usize {
@@ -167,9 +194,14 @@ impl Announcer {
         if self.held.contains_key(&key) {
             return;
         }
+        let recalled = self.recalled.remove(&key);
         let plenty = providers >= usize::from(MANY_PROVIDERS);
-        let level = if plenty { 2 } else { 0 };
-        self.held.insert(key, Held { level, told: false });
+        let level = recalled.unwrap_or(if plenty { 2 } else { 0 });
+        self.held.insert(key, Held { level, told: recalled.is_some() });
+        // Others know it, unless its bucket was announced since, without it.
+        if recalled.is_some() && lot.due.is_some() && lot.round == 0 {
+            return;
+        }
         if lot.due.is_none() || is_turn(self.seed, key, lot.round, level) {
             if lot.fresh.is_empty() {
                 lot.fresh_due = now + GATHER_NEW_ITEMS;
@@ -184,10 +216,8 @@ impl Announcer {
         let lot = &mut self.lots[usize::from(key.bucket().number())];
         lot.fresh.remove(&key);
         if held.told || lot.run.as_ref().is_some_and(|run| run.keys.contains(&key)) {
-            if lot.gone.is_empty() {
-                lot.gone_due = now + GATHER_WITHDRAWN_ITEMS;
-            }
-            lot.gone.insert(key);
+            lot.withdraw(key, now);
+            self.changes += 1;
         }
     }
 
@@ -272,6 +302,7 @@ impl Announcer {
         if lot.gone.is_empty() || lot.gone_due > now || lot.run.is_some() {
             return;
         }
+        self.changes += 1;
         let gone: Vec<_> = std::mem::take(&mut lot.gone).into_iter().collect();
         for keys in gone.chunks(MAX_ANNOUNCED_KEYS) {
             let to_each = lot.keepers.iter().map(|keeper| (*keeper, keys.to_vec()));
@@ -357,6 +388,7 @@ impl Announcer {
             return;
         }
         lot.failures = 0;
+        self.changes += 1;
         if run.whole {
             lot.keepers = keepers;
         } else {

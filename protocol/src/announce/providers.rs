@@ -10,7 +10,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
-pub use snapshot::SnapshotError;
+pub use crate::octets::SnapshotError;
 
 use super::mix;
 use super::place::ItemKey;

@@ -361,28 +361,71 @@ fn what_many_hold_is_announced_by_few() {
     assert!(found.values().all(|providers| providers.len() >= 4));
 }
 
+/// The node of this number begins anew, an hour after it has ended.
+fn restart(world: &mut World, number: usize) {
+    let saved = world.nodes[number].discovery.announced(world.now);
+    let config = DiscoveryConfig { seed: number as u64, max_contacts: 2048, explores: false };
+    let mut discovery = Discovery::new(config, world.now);
+    discovery.restore(&saved, Duration::from_secs(3600), world.now);
+    for other in (0..40).filter(|other| *other != number) {
+        discovery.handle_contact(contact(other));
+    }
+    world.nodes[number].discovery = discovery;
+}
+
 #[test]
 fn a_restarted_node_does_not_say_everything_again() {
     let mut world = World::new(60);
     let keys = items(500);
     world.hold(4, &keys);
     world.run_for(Duration::from_secs(30));
-    let saved = world.nodes[4].discovery.announced(world.now);
-    assert_eq!(saved.items.len(), 500);
-    let config = DiscoveryConfig { seed: 4, max_contacts: 2048, explores: false };
-    let mut discovery = Discovery::new(config, world.now);
-    discovery.restore(&saved, Duration::from_secs(3600), world.now);
-    for other in 5..40 {
-        discovery.handle_contact(contact(other));
-    }
-    world.nodes[4].discovery = discovery;
+    assert_eq!(world.nodes[4].discovery.announced(world.now).items.len(), 500);
+    restart(&mut world, 4);
     world.only = Some(4);
     let before = world.announces;
     world.hold(4, &keys);
+    world.nodes[4].discovery.handle_all_held(world.now);
     world.run_for(Duration::from_secs(3600));
     assert_eq!(world.announces, before);
     world.run_for(REANNOUNCE);
     assert!(world.announces >= before + 64 * REPLICAS);
+}
+
+#[test]
+fn a_restarted_node_withdraws_what_it_no_longer_holds() {
+    let mut world = World::new(60);
+    let keys = items(500);
+    world.hold(4, &keys);
+    world.run_for(Duration::from_secs(30));
+    // What was about to be withdrawn when it ended is not forgotten either.
+    world.nodes[4].discovery.handle_released(keys[499], world.now);
+    restart(&mut world, 4);
+    world.hold(4, &keys[..400]);
+    assert!(!world.nodes[4].discovery.holds(&keys[400]));
+    let kept = world.nodes[4].discovery.announced(world.now);
+    assert_eq!(kept.items.len(), 500, "as long as it isn't known what is held");
+    world.run_for(Duration::from_secs(60));
+    assert_eq!(world.search(30, &keys).0.len(), 500, "nothing is withdrawn for want of time");
+    world.nodes[4].discovery.handle_all_held(world.now);
+    world.run_for(Duration::from_secs(60));
+    assert_eq!(world.nodes[4].discovery.announced(world.now).items.len(), 400);
+    let found = world.search(31, &keys).0;
+    assert_eq!(found.into_keys().collect::<BTreeSet<_>>(), keys[..400].iter().copied().collect());
+}
+
+#[test]
+fn what_is_held_again_after_its_bucket_was_announced_is_announced_too() {
+    let mut world = World::new(60);
+    let keys: Vec<_> = (0..20).map(|n| key(7, n)).collect();
+    world.hold(4, &keys);
+    world.run_for(Duration::from_secs(30));
+    restart(&mut world, 4);
+    world.hold(4, &keys[..10]);
+    world.run_for(REANNOUNCE);
+    // The others are forgotten by now, or soon will be.
+    world.hold(4, &keys);
+    world.run_for(ANNOUNCED_LIFE - REANNOUNCE + Duration::from_secs(3600));
+    assert_eq!(world.search(30, &keys).0.len(), 20);
 }
 
 #[test]

@@ -20,6 +20,14 @@ pub const MIN_REANNOUNCE: std::time::Duration = std::time::Duration::from_secs(2
 /// See [`MIN_REANNOUNCE`].
 pub const REANNOUNCE: std::time::Duration = std::time::Duration::from_secs(36 * 3600);
 
+/// Over how long buckets are spread that fell due while the node was off: by the life of an
+/// announcement there is half a day for them, and a room of machines starts at once.
+pub const RESTART_SPREAD: std::time::Duration = std::time::Duration::from_secs(300);
+
+/// Own addresses that are written down, to see whether this node has moved: those of a few
+/// interfaces and relays, on two transports each.
+pub const MAX_SAVED_OWN_ADDRESSES: usize = 32;
+
 /// How often at most a bucket that has too few keepers is announced to nodes that have come since.
 pub const REANNOUNCE_TO_NEWCOMERS: std::time::Duration = std::time::Duration::from_secs(300);
 

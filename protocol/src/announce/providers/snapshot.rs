@@ -10,21 +10,10 @@
 
 use super::{ItemKey, Owner, Provider, ProviderLimits, Providers, Seconds, count, is_over};
 use crate::limits::MAX_PEER_ADDRESSES;
+use crate::octets::{Reader, SnapshotError, put, seal, unseal};
 use std::collections::BTreeMap;
 
 const MAGIC: &[u8] = b"narswarm providers 1\n";
-const HASH_BYTES: usize = 32;
-
-/// Why octets are no snapshot: somebody else's file, or damaged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum SnapshotError {
-    /// It begins otherwise.
-    #[error("not a list of providers of this version")]
-    Magic,
-    /// It isn't what was written.
-    #[error("the list of providers is damaged")]
-    Damaged,
-}
 
 impl Providers {
     /// All records, as octets.
@@ -50,9 +39,7 @@ impl Providers {
             out.extend(numbers[slot].to_le_bytes());
             out.extend(expires.to_le_bytes());
         }
-        let hash = blake3::hash(&out);
-        out.extend(hash.as_bytes());
-        out
+        seal(out)
     }
 
     /// Reads what [`Providers::snapshot`] has written. What has expired, or is more than `limits`
@@ -65,13 +52,7 @@ impl Providers {
         limits: ProviderLimits,
         now: Seconds,
     ) -> Result<Self, SnapshotError> {
-        let rest = octets.strip_prefix(MAGIC).ok_or(SnapshotError::Magic)?;
-        let body = rest.len().checked_sub(HASH_BYTES).ok_or(SnapshotError::Damaged)?;
-        let (whole, hash) = octets.split_at(MAGIC.len() + body);
-        if blake3::hash(whole).as_bytes() != hash {
-            return Err(SnapshotError::Damaged);
-        }
-        let mut reader = Reader(&rest[..body]);
+        let mut reader = unseal(octets, MAGIC)?;
         Self::read(&mut reader, limits, now).ok_or(SnapshotError::Damaged)
     }
 
@@ -111,44 +92,6 @@ impl Providers {
             }
         }
         (0..owners).for_each(|slot| providers.drop_if_idle(slot));
-        reader.0.is_empty().then_some(providers)
-    }
-}
-
-fn put(out: &mut Vec<u8>, octets: &[u8]) {
-    let len = octets.len().min(usize::from(u16::MAX));
-    out.extend((len as u16).to_le_bytes());
-    out.extend(&octets[..len]);
-}
-
-/// Takes values from the front.
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(count)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn u8(&mut self) -> Option<u8> {
-        self.take(1)?.first().copied()
-    }
-
-    fn u16(&mut self) -> Option<u16> {
-        Some(u16::from_le_bytes(*self.take(2)?.first_chunk()?))
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        Some(u32::from_le_bytes(*self.take(4)?.first_chunk()?))
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        Some(u64::from_le_bytes(*self.take(8)?.first_chunk()?))
-    }
-
-    fn octets(&mut self) -> Option<&'a [u8]> {
-        let len = self.u16()?;
-        self.take(len.into())
+        reader.is_empty().then_some(providers)
     }
 }
