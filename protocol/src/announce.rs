@@ -33,7 +33,7 @@
 //! - `contacts`: the nodes known; how dense the network is.
 //! - `walk`: towards a meeting point, against those who would lead it astray.
 //! - `announcer`, `finder`: see there; `announced`: what of the former outlives a restart.
-//! - `mirror`: where seeds are found, who hold too much to announce it.
+//! - `mirror`: where seeds are found, who hold too much to announce it, and who knows nobody.
 //! - [`providers`]: what a node keeps for others. Not part of [`Discovery`], since not every node
 //!   keeps something.
 
@@ -51,7 +51,7 @@ mod walk;
 pub use announced::{Announced, SavedAnnounced};
 pub use contacts::Contacts;
 pub use finder::Found;
-pub use mirror::mirror_key;
+pub use mirror::{lonely_key, mirror_key};
 pub use place::{BUCKETS, Bucket, Contact, ItemKey, NodeId, Position};
 
 use crate::fetch::Time;

@@ -12,7 +12,7 @@
 //! - content: [`nar`] (the archive format), [`piece`] (pieces, piece lists, roots), [`piece_set`]
 //!   (who holds which pieces);
 //! - entry and discovery: [`seed_list`] (signed addresses of entry nodes), [`dht_size`] (how many
-//!   nodes there are), [`provider_key`] (where holders are looked up);
+//!   nodes there are), [`provider_key`] (where holders are looked up), [`filter`] (what a seed has);
 //! - conversation: [`wire`] (messages between peers);
 //! - decisions: [`fetch`] (whom to ask for which piece, and what to do when it goes wrong),
 //!   [`read_ahead`] (which nars to fetch before they are asked for), [`upload`] (who is given which
@@ -27,6 +27,7 @@ pub mod base32;
 pub mod content_address;
 pub mod dht_size;
 pub mod fetch;
+pub mod filter;
 pub mod hash;
 pub mod limits;
 pub mod nar;

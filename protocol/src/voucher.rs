@@ -90,6 +90,11 @@ impl VoucherSigner {
         VoucherKey(self.0.verifying_key().to_bytes())
     }
 
+    /// Signs what begins with a domain of its own.
+    pub(crate) fn sign(&self, statement: &[u8]) -> [u8; 64] {
+        self.0.sign(statement).to_bytes()
+    }
+
     /// Vouches for a root. Only for whoever has hashed the whole nar himself.
     #[must_use]
     pub fn vouch(&self, nar_hash: &NarHash, root: &Root) -> Voucher {

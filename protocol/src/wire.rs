@@ -21,10 +21,14 @@
 //! | | holder | 21 | [`fetch::FetchReply::Have`] | 16 KiB |
 //! | `/narswarm/announce/1` | asker | 1–4 | [`announce::AnnounceRequest`] | 66 KiB |
 //! | | keeper | 17 | [`announce::AnnounceReply`] | 384 KiB |
+//! | `/narswarm/filter/1` | asker | 1 | [`filter::FilterRequest`] | 64 B |
+//! | | seed | 17 | [`filter::FilterReply::Head`] | 256 B |
+//! | | seed | 18 | [`filter::FilterReply::Chunk`] | 256 KiB, 32 MiB in all |
 
 pub mod announce;
 pub mod bounded;
 pub mod fetch;
+pub mod filter;
 pub mod query;
 
 #[cfg(test)]

@@ -141,15 +141,96 @@ pub const PROVIDERS_IN_ANSWER: usize = 8;
 /// A provider that was not heard of for so long is probed when somebody asks for what it holds.
 pub const PROBE_AFTER: std::time::Duration = std::time::Duration::from_secs(900);
 
-/// Seeds that are asked besides the nearest peers, and those that are tried to find the best.
+/// Seeds of one farm that are used, those of all farms, and those that are tried to find the best.
 pub const MAX_SEEDS: usize = 3;
 /// See [`MAX_SEEDS`].
-pub const MAX_SEEDS_TRIED: usize = 12;
+pub const MAX_SEEDS_IN_ALL: usize = 8;
+/// See [`MAX_SEEDS`].
+pub const MAX_SEEDS_TRIED: usize = 24;
 
-/// How often seeds are looked for, when some are used and when none is.
+/// How often seeds are looked for when some are used; and when none is, at first and at last, doubled
+/// each time: a seed that starts with others is found soon.
 pub const SEEDS_EVERY: std::time::Duration = std::time::Duration::from_secs(3600);
 /// See [`SEEDS_EVERY`].
-pub const SEEDS_AGAIN: std::time::Duration = std::time::Duration::from_secs(300);
+pub const SEEDS_AGAIN: std::time::Duration = std::time::Duration::from_secs(5);
+/// See [`SEEDS_EVERY`].
+pub const SEEDS_AGAIN_AT_MOST: std::time::Duration = std::time::Duration::from_secs(300);
+
+/// A node that knows fewer peers which answer queries looks for others who know as few, ...
+pub const LONELY_PEERS: usize = 3;
+
+/// ... so often at first and at last, doubled each time. In a network of some size it has found others
+/// before the first.
+pub const LONELY_PAUSE: std::time::Duration = std::time::Duration::from_secs(10);
+/// See [`LONELY_PAUSE`].
+pub const LONELY_PAUSE_AT_MOST: std::time::Duration = std::time::Duration::from_secs(600);
+
+/// Others who know as few that are asked in one look.
+pub const MAX_LONELY_ASKED: usize = 8;
+
+// --- filters of seeds
+
+/// How often a seed makes a filter of what has come, and others ask for it: what a seed has got is
+/// found there after twice that. A change of a thousand items takes 3 kB.
+pub const FILTER_EVERY: std::time::Duration = std::time::Duration::from_secs(600);
+
+/// How often a seed looks through everything that it holds, to leave out of its filter what has gone.
+pub const FILTER_REBUILD: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+
+/// Most items of a filter, three times those of the largest farms: fingerprints of 32 bits tell them
+/// apart.
+pub const MAX_FILTER_ITEMS: u64 = 1 << 25;
+
+/// Largest filter: as many items at 8 bits each.
+pub const MAX_FILTER_BYTES: usize = 32 << 20;
+
+/// Most items of one part of a filter: four times what is usual in one that has grown, so that a look
+/// takes a tenth of a millisecond at worst, and a part is always shorter than 64 KiB.
+pub const MAX_PART_ITEMS: usize = 4096;
+
+/// Most changes of a filter that are told or remembered at once: ten days of the largest seeds; two
+/// octets each.
+pub const MAX_DELTA_ITEMS: usize = 1 << 20;
+
+/// Largest changes as they travel: both sets full, at four octets a number.
+pub const MAX_DELTA_BYTES: usize = 2 * MAX_DELTA_ITEMS * 4 + 16;
+
+/// Filters whose changes a seed remembers: a week, one in [`FILTER_EVERY`].
+pub const MAX_DELTA_HISTORY: usize = 1008;
+
+/// Octets of a filter in one frame.
+pub const FILTER_CHUNK_BYTES: usize = 256 * 1024;
+
+/// Largest body of a message about filters: a chunk and the CBOR around it.
+pub const MAX_FILTER_BODY_BYTES: usize = FILTER_CHUNK_BYTES + 64;
+
+/// Filters that are given away at once: each may take a minute on a slow line, and needs no memory.
+pub const MAX_SERVED_FILTERS: usize = 32;
+
+/// How long a filter may be on its way: the largest takes that on a line of half a megabit.
+pub const FILTER_PATIENCE: std::time::Duration = std::time::Duration::from_secs(600);
+
+/// How often one peer may have a whole filter; changes it may have at any time.
+pub const WHOLE_FILTER_PAUSE: std::time::Duration = std::time::Duration::from_secs(600);
+
+/// How often the whole filter of one seed is fetched: it can't make others fetch all day.
+pub const WHOLE_FILTER_AGAIN: std::time::Duration = std::time::Duration::from_secs(4 * 3600);
+
+/// Filters of one seed that were not what it had signed before it is forgotten: one may have been
+/// damaged on this node's disk.
+pub const MAX_BAD_FILTERS: u32 = 2;
+
+/// How often a filter may say yes in vain, beyond what chance makes, before its seed is forgotten: a
+/// lie then has cost some kilobytes.
+pub const FILTER_MISSES: f64 = 64.0;
+
+/// What came of so many items is what counts for that.
+pub const FILTER_WINDOW_ITEMS: f64 = 2000.0;
+
+/// How long a seed that was forgotten isn't used.
+pub const FALSE_SEED_LIFE: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+
+// --- keeping
 
 /// Providers that wait to be probed.
 pub const MAX_PROBES: usize = 64;
