@@ -2,12 +2,14 @@
 //!
 //! Every setting is optional in the file, and unknown ones are refused.
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use clap::Args;
 use libp2p::Multiaddr;
+use narswarm_node::config::DEFAULT_LISTEN;
+use narswarm_node::config::layers::{self, list, parsed};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The system-wide configuration file, read when there is one and `--config` isn't given.
@@ -18,14 +20,6 @@ const SYSTEM_DATA_DIR: &str = "/var/lib/narswarm-bootstrap";
 
 /// Where health and metrics are shown: loopback, beside the port of an ordinary node's shim.
 const DEFAULT_HTTP: &str = "127.0.0.1:8712";
-
-/// Where peers connect to: the ports of an ordinary node, so that one rule of a firewall does.
-const DEFAULT_LISTEN: [&str; 4] = [
-    "/ip4/0.0.0.0/tcp/8711",
-    "/ip6/::/tcp/8711",
-    "/ip4/0.0.0.0/udp/8711/quic-v1",
-    "/ip6/::/udp/8711/quic-v1",
-];
 
 /// Most connections: at 30 to 60 KiB each within 256 MiB.
 const DEFAULT_MAX_CONNECTIONS: u32 = 4096;
@@ -133,7 +127,7 @@ impl Config {
     /// # Errors
     /// An unreadable or malformed file, by its name; a setting that makes no sense.
     pub fn load(args: &RunArgs) -> anyhow::Result<Self> {
-        let file = read_file(args.common.config.as_deref())?;
+        let file: FileConfig = layers::read(SYSTEM_CONFIG, args.common.config.as_deref())?;
         let config = Self {
             data_dir: match args.common.data_dir.clone().or(file.data_dir) {
                 Some(dir) => dir,
@@ -160,26 +154,6 @@ impl Config {
         );
         Ok(config)
     }
-}
-
-fn list<T: Clone>(flags: &[T], file: Option<Vec<T>>, default: impl Fn() -> Vec<T>) -> Vec<T> {
-    if flags.is_empty() { file.unwrap_or_else(default) } else { flags.to_vec() }
-}
-
-fn parsed(defaults: &[&str]) -> Vec<Multiaddr> {
-    defaults.iter().map(|text| text.parse().expect("the defaults are well-formed")).collect()
-}
-
-fn read_file(given: Option<&Path>) -> anyhow::Result<FileConfig> {
-    let path = match given {
-        Some(path) => path,
-        None if Path::new(SYSTEM_CONFIG).exists() => Path::new(SYSTEM_CONFIG),
-        None => return Ok(FileConfig::default()),
-    };
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("cannot read the configuration file {}", path.display()))?;
-    toml::from_str(&text)
-        .with_context(|| format!("the configuration file {} is not valid", path.display()))
 }
 
 fn default_data_dir() -> anyhow::Result<PathBuf> {

@@ -7,11 +7,10 @@ use crate::pages::Site;
 use crate::remembered;
 use crate::shed::Connections;
 use futures::StreamExt;
-use libp2p::multiaddr::Protocol;
 use libp2p::swarm::SwarmEvent;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::{Multiaddr, PeerId, Swarm, autonat, identify, kad, relay, rendezvous};
-use narswarm_node::net::{Guard, KAD_PROTOCOL, NETWORK, Reach, is_plausible, reach};
+use narswarm_node::net::{Guard, KAD_PROTOCOL, NETWORK, Reach, is_plausible, peer_of, reach};
 use narswarm_protocol::limits::{MAX_PEER_ADDRESSES, MAX_SAVED_PEERS};
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -278,12 +277,5 @@ impl Task {
             _ => {}
         }
         self.metrics.reservations.set(self.reserved.len() as i64);
-    }
-}
-
-fn peer_of(address: &Multiaddr) -> Option<PeerId> {
-    match address.iter().last() {
-        Some(Protocol::P2p(peer)) => Some(peer),
-        _ => None,
     }
 }

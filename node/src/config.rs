@@ -3,6 +3,8 @@
 //! Every setting is optional in the file, and unknown ones are refused, so that a misspelt name
 //! doesn't silently mean its default.
 
+pub mod layers;
+
 use crate::dialect::Dialect;
 use crate::entry::dns::parse_name;
 use crate::entry::list::ListSource;
@@ -10,19 +12,20 @@ use crate::rate::Rate;
 use crate::voucher_peer::VoucherPeer;
 use anyhow::{Context, anyhow, ensure};
 use clap::{Args, ValueEnum};
+use layers::{list, parsed};
 use libp2p::Multiaddr;
 use narswarm_protocol::fetch::UpstreamMode;
 use narswarm_protocol::limits::MAX_ENTRY_SOURCES;
 use narswarm_protocol::seed_list::SeedListKey;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use url::Url;
 
 /// Where the shim listens: loopback, on a port that no registered service uses.
 const DEFAULT_HTTP: &str = "127.0.0.1:8710";
 /// Where peers connect to, TCP and QUIC, both address families.
-const DEFAULT_LISTEN: [&str; 4] = [
+pub const DEFAULT_LISTEN: [&str; 4] = [
     "/ip4/0.0.0.0/tcp/8711",
     "/ip6/::/tcp/8711",
     "/ip4/0.0.0.0/udp/8711/quic-v1",
@@ -331,7 +334,7 @@ impl Config {
     /// # Errors
     /// An unreadable or malformed file, by its name.
     pub fn load(common: &CommonArgs, acl: &AclArgs, node: &NodeArgs) -> anyhow::Result<Self> {
-        let file = read_file(common.config.as_deref())?;
+        let file: FileConfig = layers::read(SYSTEM_CONFIG, common.config.as_deref())?;
         let listen_is_default = node.listen.is_empty() && file.listen.is_none();
         let store = node.store.clone().or(file.store).unwrap_or_else(|| DEFAULT_STORE.into());
         let upstreams = if node.no_upstream {
@@ -404,29 +407,6 @@ impl Config {
             store_db_is_default,
         })
     }
-}
-
-fn list<T: Clone>(flags: &[T], file: Option<Vec<T>>, default: impl Fn() -> Vec<T>) -> Vec<T> {
-    if flags.is_empty() { file.unwrap_or_else(default) } else { flags.to_vec() }
-}
-
-fn parsed<T: std::str::FromStr>(defaults: &[&str]) -> Vec<T>
-where
-    T::Err: std::fmt::Debug,
-{
-    defaults.iter().map(|text| text.parse().expect("the defaults are well-formed")).collect()
-}
-
-fn read_file(given: Option<&Path>) -> anyhow::Result<FileConfig> {
-    let path = match given {
-        Some(path) => path,
-        None if Path::new(SYSTEM_CONFIG).exists() => Path::new(SYSTEM_CONFIG),
-        None => return Ok(FileConfig::default()),
-    };
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("cannot read the configuration file {}", path.display()))?;
-    toml::from_str(&text)
-        .with_context(|| format!("the configuration file {} is not valid", path.display()))
 }
 
 /// Where the data is when nothing is said.

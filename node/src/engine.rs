@@ -20,7 +20,6 @@ mod fetch;
 mod fetches;
 mod files;
 pub mod mirror;
-mod network;
 mod own_store;
 mod progress;
 mod resolve;
@@ -41,7 +40,7 @@ use crate::http::{
     NarWant, NarinfoAnswer, PeerCounts, RequestCounts, StatusReport,
 };
 use crate::metrics::Metrics;
-use crate::net::{Held, Net, NetEvent};
+use crate::net::{Held, Net, NetEvent, operator_of};
 use crate::store::Store;
 use crate::system_store::{Policy, SystemStore};
 use crate::upstream::Upstreams;
@@ -404,7 +403,9 @@ impl Inner {
         PeerHint {
             root: holder.root,
             latency: peer.and_then(|p| p.rtt).unwrap_or(limits::UNKNOWN_LATENCY),
-            network: network::of(peer.map_or(&[], |p| &p.addresses)),
+            // Who isn't connected counts as one of the first network, which weighs least, and so does
+            // one of a local network.
+            network: operator_of(peer.map_or(&[], |p| &p.addresses)).unwrap_or(0),
             complete: holder.pieces_held >= layout.piece_count(),
         }
     }

@@ -7,7 +7,7 @@
 //!
 //! - below: `transport`, `tls`, `yamux`, `pacing` (TCP before QUIC before relays);
 //! - who and where: `behaviour`, `swarm` (the task), `book`, [`peers`], `dialing`, [`routing`];
-//! - `networks`: what one network of the Internet may have of this node;
+//! - `networks`: in which network of the Internet an address is, and what one may have of this node;
 //! - `inspect`: a look at all of it; [`resolver`]: who is asked for names;
 //! - [`mod@reach`]: how others reach this node, whatever its NAT does, and what may be dialled;
 //! - conversations: `streams`, `messages`, `query` and [`transfer`] (asking), `serve`.
@@ -22,7 +22,6 @@ pub mod events;
 mod inspect;
 mod line;
 mod messages;
-mod network;
 mod networks;
 mod pacing;
 pub mod peers;
@@ -51,7 +50,7 @@ pub use dialing::{Source, SourceState};
 pub use error::{Fault, NetError, PeerError};
 pub use events::NetEvent;
 pub use inspect::NetView;
-pub use network::network_of;
+pub use networks::operator_of;
 pub use pacing::peer_of;
 pub use peers::PeerInfo;
 pub use reach::Nat;

@@ -1,9 +1,15 @@
-//! Bounds on what one network of the Internet may have of this node.
+//! In which networks of the Internet addresses are, and what one network may have of this node.
 //!
-//! Whoever has one machine has thousands of peer ids and ports, but hardly many networks. So
-//! connections are counted by network and direction, and attempts to connect are rationed before
-//! anything is spent on them. A network is a /24 of IPv4 or a /48 of IPv6, what one customer has at
-//! most. Peers on this machine and on private networks are not counted: a class room is no attack.
+//! Whoever has one machine has thousands of peer ids and ports, but hardly many networks. Two sizes
+//! are told apart. What *one customer* has at most, a /24 of IPv4 or a /48 of IPv6 ([`customer_of`]),
+//! is what connections and places in tables are counted by; with a larger one, whoever has a large
+//! provider would be kept out by his neighbours. What *one operator* may own as a whole, a /16 or a
+//! /32 ([`operator_of`]), as Bitcoin's and libtorrent's address groups, is what independent voices are
+//! counted by: there a mistake costs nobody his connection.
+//!
+//! Connections are counted by customer and direction, and attempts to connect are rationed before
+//! anything is spent on them. Peers on this machine and on private networks are in no network: a
+//! class room is no attack.
 
 use super::book::{Reach, reach};
 use super::reach::{ip_of, is_direct};
@@ -26,38 +32,55 @@ use std::num::NonZeroUsize;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-/// A network of the Internet.
+/// What one customer of the Internet has at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Network {
+pub enum Customer {
     /// The first three octets.
     V4([u8; 3]),
     /// The first three groups.
     V6([u16; 3]),
 }
 
-/// The network of an address, if it is one of the Internet's.
+/// The customer whose an address is, if it is one of the Internet's.
 #[must_use]
-pub fn network_of(address: &Multiaddr) -> Option<Network> {
-    if reach(address) != Some(Reach::Everywhere) {
-        return None;
-    }
-    Some(match ip_of(address)? {
+pub fn customer_of(address: &Multiaddr) -> Option<Customer> {
+    Some(match public_ip(address)? {
         IpAddr::V4(ip) => {
             let [a, b, c, _] = ip.octets();
-            Network::V4([a, b, c])
+            Customer::V4([a, b, c])
         }
         IpAddr::V6(ip) => {
             let [a, b, c, ..] = ip.segments();
-            Network::V6([a, b, c])
+            Customer::V6([a, b, c])
         }
     })
+}
+
+/// A number for the operator who may own the first of these addresses that is one of the Internet's;
+/// `None` when there is none: names and private addresses say nothing.
+#[must_use]
+pub fn operator_of(addresses: &[Multiaddr]) -> Option<u64> {
+    Some(match addresses.iter().find_map(public_ip)? {
+        IpAddr::V4(ip) => {
+            let [a, b, ..] = ip.octets();
+            1 << 32 | u64::from(a) << 8 | u64::from(b)
+        }
+        IpAddr::V6(ip) => {
+            let [a, b, ..] = ip.segments();
+            2 << 32 | u64::from(a) << 16 | u64::from(b)
+        }
+    })
+}
+
+fn public_ip(address: &Multiaddr) -> Option<IpAddr> {
+    ip_of(address).filter(|_| reach(address) == Some(Reach::Everywhere))
 }
 
 /// What is counted together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Group {
-    Incoming(Network),
-    Outgoing(Network),
+    Incoming(Customer),
+    Outgoing(Customer),
     /// Through relays: the other end's network isn't seen.
     Relayed,
 }
@@ -96,7 +119,7 @@ struct Ration {
 pub struct Behaviour {
     counts: HashMap<Group, usize>,
     connections: HashMap<ConnectionId, Group>,
-    rations: LruCache<Network, Ration>,
+    rations: LruCache<Customer, Ration>,
 }
 
 impl Default for Behaviour {
@@ -108,7 +131,7 @@ impl Default for Behaviour {
 
 impl Behaviour {
     /// Takes one attempt from a network's ration.
-    fn try_in(&mut self, network: Network, now: Instant) -> Result<(), Crowded> {
+    fn try_in(&mut self, network: Customer, now: Instant) -> Result<(), Crowded> {
         let burst = f64::from(INCOMING_BURST_PER_NETWORK);
         let ration = self.rations.get_or_insert_mut(network, || Ration { left: burst, at: now });
         let earned = now.saturating_duration_since(ration.at).as_secs_f64()
@@ -154,7 +177,7 @@ impl NetworkBehaviour for Behaviour {
         _: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
-        let Some(network) = network_of(remote) else { return Ok(()) };
+        let Some(network) = customer_of(remote) else { return Ok(()) };
         self.try_in(network, Instant::now()).map_err(ConnectionDenied::new)
     }
 
@@ -166,7 +189,7 @@ impl NetworkBehaviour for Behaviour {
         remote: &Multiaddr,
     ) -> Result<dummy::ConnectionHandler, ConnectionDenied> {
         let group = if is_direct(local) {
-            network_of(remote).map(Group::Incoming)
+            customer_of(remote).map(Group::Incoming)
         } else {
             Some(Group::Relayed)
         };
@@ -184,7 +207,7 @@ impl NetworkBehaviour for Behaviour {
         _: Endpoint,
         _: PortUse,
     ) -> Result<dummy::ConnectionHandler, ConnectionDenied> {
-        if let Some(network) = network_of(address).filter(|_| is_direct(address)) {
+        if let Some(network) = customer_of(address).filter(|_| is_direct(address)) {
             self.count(id, Group::Outgoing(network)).map_err(ConnectionDenied::new)?;
         }
         Ok(dummy::ConnectionHandler)
@@ -225,14 +248,29 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_are_one_network_and_private_ones_none() {
-        let of = |text| network_of(&address(text));
+    fn neighbours_are_one_customer_and_private_ones_none() {
+        let of = |text| customer_of(&address(text));
         assert_eq!(of("/ip4/198.51.100.1/tcp/1"), of("/ip4/198.51.100.9/udp/2/quic-v1"));
         assert_ne!(of("/ip4/198.51.100.1/tcp/1"), of("/ip4/198.51.101.1/tcp/1"));
         assert_eq!(of("/ip6/2001:db8:1::1/tcp/1"), of("/ip6/2001:db8:1:7::1/tcp/1"));
         assert_ne!(of("/ip6/2001:db8:1::1/tcp/1"), of("/ip6/2001:db8:2::1/tcp/1"));
         assert_eq!(of("/ip4/192.168.1.1/tcp/1"), None);
         assert_eq!(of("/ip4/127.0.0.1/tcp/1"), None);
+    }
+
+    #[test]
+    fn operators_have_more_than_customers() {
+        let of = |texts: &[&str]| {
+            operator_of(&texts.iter().map(|text| address(text)).collect::<Vec<_>>())
+        };
+        let one = of(&["/ip4/203.0.113.7/tcp/1"]);
+        assert_eq!(one, of(&["/ip4/203.0.1.9/udp/2/quic-v1"]));
+        assert_eq!(one, of(&["/ip6/::ffff:203.0.113.7/tcp/1"]));
+        assert_ne!(one, of(&["/ip4/198.51.100.1/tcp/1"]));
+        assert_eq!(of(&["/ip6/2001:db8:1::1/tcp/1"]), of(&["/ip6/2001:db8:2::1/tcp/1"]));
+        assert_eq!(of(&["/ip4/192.168.1.2/tcp/1", "/dns/example.org/tcp/1"]), None);
+        // Nobody is without an operator for naming his private address first.
+        assert_eq!(of(&["/ip4/10.0.0.1/tcp/1", "/ip4/203.0.113.7/tcp/1"]), one);
     }
 
     #[test]
@@ -285,8 +323,8 @@ mod tests {
     #[test]
     fn attempts_are_rationed_by_network() {
         let (mut networks, now) = (Behaviour::default(), Instant::now());
-        let noisy = network_of(&address("/ip4/198.51.100.1/tcp/1")).expect("a network");
-        let quiet = network_of(&address("/ip4/198.51.101.1/tcp/1")).expect("a network");
+        let noisy = customer_of(&address("/ip4/198.51.100.1/tcp/1")).expect("a network");
+        let quiet = customer_of(&address("/ip4/198.51.101.1/tcp/1")).expect("a network");
         for _ in 0..INCOMING_BURST_PER_NETWORK {
             assert_eq!(networks.try_in(noisy, now), Ok(()));
         }

@@ -5,7 +5,7 @@ use super::book::{Book, Reach, is_plausible, reach};
 use super::dialing::{Dialing, Source};
 use super::events::NetEvent;
 use super::inspect::NetView;
-use super::networks::network_of;
+use super::networks::customer_of;
 use super::peers::Peers;
 use super::reach::upkeep::Reaching;
 use super::reach::{Nat, is_direct};
@@ -329,7 +329,7 @@ impl Task {
         addresses.sort_by_key(|a| (reach(a) != Some(Reach::Everywhere), !is_direct(a)));
         addresses.truncate(MAX_PEER_ADDRESSES);
         let kad = &mut self.swarm.behaviour_mut().kad;
-        let network = connected.iter().flat_map(|info| &info.addresses).find_map(network_of);
+        let network = connected.iter().flat_map(|info| &info.addresses).find_map(customer_of);
         if info.protocols.contains(&KAD_PROTOCOL) && self.diversity.admits(kad, peer, network) {
             if has_room(kad, peer) {
                 for address in &addresses {

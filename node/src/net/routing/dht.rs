@@ -8,7 +8,7 @@ use super::keeper::{Keeper, encode, parse};
 use super::{Provider, ProviderKey, Routing, RoutingError};
 use crate::net::book::{Book, Reach, is_plausible, reach};
 use crate::net::config::NetTiming;
-use crate::net::network::network_of;
+use crate::net::networks::operator_of;
 use crate::net::routing::asking::ask;
 use crate::net::streams::{Control, Protocol};
 use crate::net::swarm::View;
@@ -139,7 +139,7 @@ impl Machine {
 
     /// A connected peer has told whether it answers lookups.
     pub fn identified(&self, peer: PeerId, answers: bool) {
-        let network = network_of(&self.book.addresses(&peer));
+        let network = operator_of(&self.book.addresses(&peer));
         self.change(|state, _| {
             if answers {
                 let contact = state.contact(peer, network);
@@ -193,7 +193,7 @@ impl Machine {
         let info = self.view.lock().peers.info(peer);
         let addresses = info.map(|info| info.addresses).unwrap_or_default();
         let near = addresses.iter().filter_map(reach).min();
-        (near.unwrap_or(Reach::Everywhere), network_of(&addresses))
+        (near.unwrap_or(Reach::Everywhere), operator_of(&addresses))
     }
 
     /// How many nodes the network seems to have.
@@ -261,7 +261,7 @@ impl Machine {
         addresses.retain(|address| is_plausible(address, nearest));
         self.book.add(peer, addresses);
         let known = self.book.addresses(&peer);
-        (!known.is_empty()).then(|| state.contact(peer, network_of(&known)))
+        (!known.is_empty()).then(|| state.contact(peer, operator_of(&known)))
     }
 
     /// Everything that is to be done now, and when to look again.

@@ -5,7 +5,7 @@
 //! taken without number: what they have in common is that they are near.
 
 use super::records::NoRecords;
-use crate::net::networks::Network;
+use crate::net::networks::Customer;
 use libp2p::PeerId;
 use libp2p::kad;
 use narswarm_protocol::limits::{MAX_BUCKET_NODES_PER_NETWORK, MAX_TABLE_NODES_PER_NETWORK};
@@ -18,7 +18,7 @@ const REMEMBERED: usize = 1024;
 /// See the module.
 #[derive(Default)]
 pub struct Diversity {
-    networks: HashMap<PeerId, Network>,
+    networks: HashMap<PeerId, Customer>,
 }
 
 impl Diversity {
@@ -27,7 +27,7 @@ impl Diversity {
         &mut self,
         kad: &mut kad::Behaviour<NoRecords>,
         peer: PeerId,
-        network: Option<Network>,
+        network: Option<Customer>,
     ) -> bool {
         let Some(network) = network else { return true };
         let table: HashSet<PeerId> = kad
@@ -65,7 +65,7 @@ pub fn has_room(kad: &mut kad::Behaviour<NoRecords>, peer: PeerId) -> bool {
 mod tests {
     use super::*;
     use crate::net::behaviour::KAD_PROTOCOL;
-    use crate::net::networks::network_of;
+    use crate::net::networks::customer_of;
     use libp2p::Multiaddr;
 
     fn table() -> kad::Behaviour<NoRecords> {
@@ -99,9 +99,12 @@ mod tests {
         let address: Multiaddr = address.parse().expect("an address");
         for _ in 0..500 {
             let peer = PeerId::random();
-            if diversity.admits(&mut kad, peer, network_of(&address)) {
+            if diversity.admits(&mut kad, peer, customer_of(&address)) {
                 kad.add_address(&peer, address.clone());
-                assert!(diversity.admits(&mut kad, peer, network_of(&address)), "it is in already");
+                assert!(
+                    diversity.admits(&mut kad, peer, customer_of(&address)),
+                    "it is in already"
+                );
             }
         }
         let buckets: Vec<_> = kad.kbuckets().map(|bucket| bucket.num_entries()).collect();
