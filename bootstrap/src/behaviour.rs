@@ -5,7 +5,8 @@ use libp2p::connection_limits::{self, ConnectionLimits};
 use libp2p::identity::Keypair;
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::{autonat, identify, kad, ping, relay, rendezvous};
+use libp2p::{autonat, identify, kad, ping, relay};
+use narswarm_node::net::keeping::KeepingBehaviour;
 use narswarm_node::net::{NETWORK, NoRecords, kad_config};
 use narswarm_protocol::limits;
 use std::time::Duration;
@@ -27,14 +28,6 @@ const CIRCUITS_PER_PEER: usize = 4;
 /// Most places of one peer: one for each of its connections.
 const RESERVATIONS_PER_PEER: usize = 2;
 
-/// Most entries of one peer in the register.
-const REGISTRATIONS_PER_PEER: usize = 1;
-
-/// Longest that an entry of the register lasts, in seconds, and the most pages that are remembered
-/// for those who read it in parts.
-const REGISTRATION_SECONDS: u64 = 24 * 3600;
-const REGISTER_COOKIES: usize = 1024;
-
 /// All behaviours of an entry node.
 #[derive(NetworkBehaviour)]
 pub struct Behaviour {
@@ -46,18 +39,18 @@ pub struct Behaviour {
     pub ping: ping::Behaviour,
     /// The DHT.
     pub kad: kad::Behaviour<NoRecords>,
+    /// What others announce.
+    pub keeping: Toggle<KeepingBehaviour>,
     /// Tries the addresses of others.
     pub autonat: Toggle<autonat::v2::server::Behaviour>,
     /// Relays for others.
     pub relay: Toggle<relay::Behaviour>,
-    /// The register.
-    pub rendezvous: Toggle<rendezvous::server::Behaviour>,
 }
 
 impl Behaviour {
-    /// The behaviours of a node with this identity.
+    /// The behaviours of a node with this identity, which keeps announcements by `keeping`.
     #[must_use]
-    pub fn new(config: &Config, key: &Keypair) -> Self {
+    pub fn new(config: &Config, key: &Keypair, keeping: Option<KeepingBehaviour>) -> Self {
         let peer = key.public().to_peer_id();
         let agent = concat!("narswarm-bootstrap/", env!("CARGO_PKG_VERSION")).to_owned();
         let identify = identify::Config::new(NETWORK.to_owned(), key.public())
@@ -72,9 +65,9 @@ impl Behaviour {
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL)),
             kad,
+            keeping: keeping.into(),
             autonat: autonat.into(),
             relay: relay_server(config, peer).into(),
-            rendezvous: register(config).into(),
         }
     }
 }
@@ -105,13 +98,4 @@ fn relay_server(config: &Config, peer: libp2p::PeerId) -> Option<relay::Behaviou
     let mut server = relay::Behaviour::new(peer, bounds);
     server.set_status(Some(relay::Status::Enable));
     Some(server)
-}
-
-fn register(config: &Config) -> Option<rendezvous::server::Behaviour> {
-    let bounds = rendezvous::server::Config::default()
-        .with_max_ttl(REGISTRATION_SECONDS)
-        .with_max_registration_per_peer(REGISTRATIONS_PER_PEER)
-        .with_max_registration_total(config.registrations)
-        .with_max_stored_cookies(REGISTER_COOKIES);
-    (config.registrations > 0).then(|| rendezvous::server::Behaviour::new(bounds))
 }

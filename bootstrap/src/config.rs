@@ -7,6 +7,7 @@ use clap::Args;
 use libp2p::Multiaddr;
 use narswarm_node::config::DEFAULT_LISTEN;
 use narswarm_node::config::layers::{self, list, parsed};
+use narswarm_protocol::limits::MAX_PROVIDER_RECORDS;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -36,9 +37,6 @@ const DEFAULT_RELAY_CIRCUITS: usize = 64;
 /// Most that is relayed over one connection: a few small nars; what is larger is to find a direct
 /// way, or another peer.
 const DEFAULT_RELAY_CIRCUIT_MIB: u64 = 16;
-
-/// Most entries of the register. One may be as large as a message of its protocol, 1 MiB.
-const DEFAULT_REGISTRATIONS: usize = 64;
 
 /// Where the configuration and the data are.
 #[derive(Debug, Clone, Default, Args)]
@@ -88,7 +86,7 @@ struct FileConfig {
     relay_reservations: Option<usize>,
     relay_circuits: Option<usize>,
     relay_circuit_mib: Option<u64>,
-    registrations: Option<usize>,
+    records: Option<usize>,
 }
 
 /// The configuration in effect.
@@ -117,8 +115,8 @@ pub struct Config {
     pub relay_circuits: usize,
     /// Most that one of them may carry, in MiB.
     pub relay_circuit_mib: u64,
-    /// Most entries of the register (rendezvous); 0 keeps none.
-    pub registrations: usize,
+    /// Most announcements of others that are kept; 0 keeps none.
+    pub records: usize,
 }
 
 impl Config {
@@ -145,7 +143,7 @@ impl Config {
             relay_reservations: file.relay_reservations.unwrap_or(DEFAULT_RELAY_RESERVATIONS),
             relay_circuits: file.relay_circuits.unwrap_or(DEFAULT_RELAY_CIRCUITS),
             relay_circuit_mib: file.relay_circuit_mib.unwrap_or(DEFAULT_RELAY_CIRCUIT_MIB),
-            registrations: file.registrations.unwrap_or(DEFAULT_REGISTRATIONS),
+            records: file.records.unwrap_or(MAX_PROVIDER_RECORDS),
         };
         ensure!(
             config.max_connections >= 16,

@@ -55,8 +55,10 @@ pub struct Metrics {
     pub circuits: Gauge,
     /// Connections that were not relayed.
     pub circuits_denied: Counter,
-    /// Entries made in the register.
-    pub registrations: Counter,
+    /// Announcements of others that are kept.
+    pub records: Gauge,
+    /// Announcements, withdrawals and searches that were answered.
+    pub answered: Counter,
     /// Memory of the process.
     pub resident_memory_bytes: Gauge,
     requests: Family<RequestLabels, Counter>,
@@ -85,7 +87,8 @@ impl Metrics {
             reservations: Gauge::default(),
             circuits: Gauge::default(),
             circuits_denied: Counter::default(),
-            registrations: Counter::default(),
+            records: Gauge::default(),
+            answered: Counter::default(),
             resident_memory_bytes: Gauge::default(),
             requests: Family::default(),
         };
@@ -110,7 +113,8 @@ impl Metrics {
         r.register("reservations", "Peers reached through this node", self.reservations.clone());
         r.register("circuits", "Connections relayed now", self.circuits.clone());
         r.register("circuits_denied", "Connections not relayed", self.circuits_denied.clone());
-        r.register("registrations", "Entries made in the register", self.registrations.clone());
+        r.register("records", "Announcements kept for others", self.records.clone());
+        r.register("answered", "Messages of discovery answered", self.answered.clone());
         r.register_with_unit(
             "resident_memory",
             "Memory of the process",

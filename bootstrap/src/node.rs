@@ -10,8 +10,9 @@ use futures::StreamExt;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::SwarmEvent;
 use libp2p::{Multiaddr, Swarm};
+use narswarm_node::net::keeping::Keeping;
 use narswarm_node::net::{Guard, NetError, build_transport, swarm_config};
-use narswarm_node::store::{DataDir, RunInfo};
+use narswarm_node::store::{DataDir, KeptFile, RunInfo};
 use parking_lot::Mutex;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -51,7 +52,10 @@ impl Node {
         })?;
         let http = listener.local_addr()?;
         let peer = data.keypair().public().to_peer_id();
-        let behaviour = Behaviour::new(&config, data.keypair());
+        let kept = KeptFile::providers(&data);
+        let (keeping, streams) =
+            (config.records > 0).then(|| Keeping::new(peer, config.records, &kept.read())).unzip();
+        let behaviour = Behaviour::new(&config, data.keypair(), streams);
         // Whoever asks to be tried or names addresses in the DHT must not make this node knock at
         // its own machine or network.
         let guard = Guard::default();
@@ -83,7 +87,11 @@ impl Node {
         let node =
             Self { data, http, listen, stop: CancellationToken::new(), tasks: TaskTracker::new() };
         let (most, dir) = (config.max_connections, config.data_dir.clone());
-        let task = Task::new(swarm, guard, most, &config.bootstrap, dir, site.clone());
+        if let Some(keeping) = keeping.clone() {
+            node.tasks.spawn(keeping.run());
+        }
+        let keeping = keeping.map(|keeping| (keeping, kept));
+        let task = Task::new(swarm, guard, most, &config.bootstrap, dir, keeping, site.clone());
         node.tasks.spawn(task.run(node.stop.clone()));
         let pages = pages::serve(listener, site, node.stop.clone());
         node.tasks.spawn(async move {

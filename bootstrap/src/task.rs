@@ -9,8 +9,10 @@ use crate::shed::Connections;
 use futures::StreamExt;
 use libp2p::swarm::SwarmEvent;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::{Multiaddr, PeerId, Swarm, autonat, identify, kad, relay, rendezvous};
+use libp2p::{Multiaddr, PeerId, Swarm, autonat, identify, kad, relay};
+use narswarm_node::net::keeping::Keeping;
 use narswarm_node::net::{Guard, KAD_PROTOCOL, NETWORK, Reach, is_plausible, peer_of, reach};
+use narswarm_node::store::KeptFile;
 use narswarm_protocol::limits::{MAX_PEER_ADDRESSES, MAX_SAVED_PEERS};
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -54,6 +56,8 @@ pub struct Task {
     others: Vec<Other>,
     remembered: Vec<Multiaddr>,
     data_dir: PathBuf,
+    /// What others announce, and where it is written down.
+    keeping: Option<(Keeping, KeptFile)>,
     saved: Instant,
     metrics: Arc<Metrics>,
     site: Arc<Site>,
@@ -68,6 +72,7 @@ impl Task {
         max_connections: u32,
         bootstrap: &[Multiaddr],
         data_dir: PathBuf,
+        keeping: Option<(Keeping, KeptFile)>,
         site: Arc<Site>,
     ) -> Self {
         let now = Instant::now();
@@ -85,6 +90,7 @@ impl Task {
             others: bootstrap.iter().map(other).collect(),
             remembered,
             data_dir,
+            keeping,
             saved: now,
             metrics: site.metrics.clone(),
             site,
@@ -101,6 +107,9 @@ impl Task {
                 _ = tick.tick() => self.tick(Instant::now()),
                 () = stop.cancelled() => break,
             }
+        }
+        if let Some((keeping, _)) = &self.keeping {
+            keeping.stop();
         }
         self.save();
         self.end().await;
@@ -143,6 +152,10 @@ impl Task {
         }
         let table = self.swarm.behaviour_mut().kad.kbuckets().map(|bucket| bucket.num_entries());
         self.metrics.table_peers.set(table.sum::<usize>() as i64);
+        if let Some((keeping, _)) = &self.keeping {
+            self.metrics.records.set(keeping.records() as i64);
+            self.metrics.answered.inc_by(keeping.served() - self.metrics.answered.get());
+        }
         if now > self.saved + SAVE_INTERVAL {
             self.saved = now;
             self.save();
@@ -164,6 +177,11 @@ impl Task {
     }
 
     fn save(&mut self) {
+        if let Some((keeping, file)) = &self.keeping
+            && let Err(error) = file.write(&keeping.kept())
+        {
+            tracing::warn!("what is kept for others is not saved: {error}");
+        }
         let mut peers = Vec::new();
         for bucket in self.swarm.behaviour_mut().kad.kbuckets() {
             for entry in bucket.iter() {
@@ -189,6 +207,9 @@ impl Task {
                 if reach(endpoint.get_remote_address()) == Some(Reach::Everywhere) {
                     self.guard.set_strangers(true);
                 }
+                if let Some((keeping, _)) = &self.keeping {
+                    keeping.connected(peer_id, connection_id, &endpoint);
+                }
                 let reserved = &self.reserved;
                 let spared = |peer: &PeerId| reserved.contains(peer);
                 if let Some(goes) = self.connections.made(connection_id, peer_id, spared) {
@@ -198,7 +219,10 @@ impl Task {
                 self.metrics.connected.inc();
                 self.metrics.connections.set(self.connections.len() as i64);
             }
-            SwarmEvent::ConnectionClosed { connection_id, .. } => {
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, .. } => {
+                if let Some((keeping, _)) = &self.keeping {
+                    keeping.disconnected(peer_id, connection_id);
+                }
                 self.connections.ended(connection_id);
                 self.metrics.connections.set(self.connections.len() as i64);
             }
@@ -236,9 +260,6 @@ impl Task {
                 };
             }
             BehaviourEvent::Relay(event) => self.relayed(&event),
-            BehaviourEvent::Rendezvous(rendezvous::server::Event::PeerRegistered { .. }) => {
-                self.metrics.registrations.inc();
-            }
             _ => {}
         }
     }
@@ -250,6 +271,9 @@ impl Task {
             self.metrics.strangers.inc();
             let _ = self.swarm.disconnect_peer_id(peer);
             return;
+        }
+        if let Some((keeping, _)) = &self.keeping {
+            keeping.identified(peer, &info);
         }
         if !info.protocols.contains(&KAD_PROTOCOL) {
             return;

@@ -8,9 +8,10 @@
 //! - `serve`: what other peers get;
 //! - `shared`: what others can learn, told to the owner;
 //! - `vouch`: whose word for a piece list counts;
-//! - `announce`: what is told to the DHT; `seeds`: who holds most of what a farm has;
+//! - `announce`: what is told to the DHT; `seeds`: who holds most of what a farm has; `own_filter`:
+//!   what others know beforehand of what a seed holds;
 //! - `own_store`: what the system's store asks of the rest;
-//! - [`mirror`]: taking in static mirrors.
+//! - [`neighbours`]: who else knows hardly anybody; [`mirror`]: taking in static mirrors.
 
 mod ahead;
 mod announce;
@@ -20,6 +21,8 @@ mod fetch;
 mod fetches;
 mod files;
 pub mod mirror;
+pub mod neighbours;
+mod own_filter;
 mod own_store;
 mod progress;
 mod resolve;
@@ -30,7 +33,8 @@ mod sink;
 mod sources;
 mod vouch;
 
-pub use announce::announce_all;
+pub use announce::announce_at_start;
+pub use own_filter::publish_filter;
 pub use seeds::follow_seeds;
 pub use shared::{NarPlace, SharedEntry};
 
@@ -41,7 +45,7 @@ use crate::http::{
 };
 use crate::metrics::Metrics;
 use crate::net::{Held, Net, NetEvent, operator_of};
-use crate::store::Store;
+use crate::store::{FilterFiles, KeptFile, Store};
 use crate::system_store::{Policy, SystemStore};
 use crate::upstream::Upstreams;
 use arc_swap::ArcSwap;
@@ -88,6 +92,10 @@ pub struct EngineConfig {
     pub voucher_signer: VoucherSigner,
     /// Whose vouchers are believed.
     pub voucher_keys: Vec<VoucherKey>,
+    /// Where filters of seeds are kept.
+    pub filters: FilterFiles,
+    /// Where this node's own are, if it is a seed.
+    pub own_filters: KeptFile,
 }
 
 /// The node's middle. Cheap to clone.
@@ -155,8 +163,8 @@ struct Inner {
     /// Nars that upstream gives with another hash than the signed one.
     bad_upstream: Cache<NarHash, ()>,
     banned: Cache<PeerId, ()>,
-    /// Seeds that are asked for everything.
-    seeds: Mutex<Vec<seeds::Seed>>,
+    seeds: seeds::Seeds,
+    own_filter: own_filter::OwnFilter,
     /// Whether some narinfo of a nar is signed by a key of the ACL as it is now.
     public: Cache<NarHash, Publicity>,
     /// Octets of nar a second that upstream gave lately.
@@ -225,7 +233,8 @@ impl Engine {
                 .max_capacity(limits::MAX_REMEMBERED)
                 .time_to_live(limits::BAN_LIFE)
                 .build(),
-            seeds: Mutex::default(),
+            seeds: seeds::Seeds::default(),
+            own_filter: own_filter::OwnFilter::default(),
             public: Cache::builder()
                 .max_capacity(limits::MAX_REMEMBERED)
                 .time_to_live(limits::HOLDER_LIFE)
@@ -260,6 +269,12 @@ impl Engine {
     #[must_use]
     pub fn store(&self) -> Arc<Store> {
         self.inner.store.clone()
+    }
+
+    /// Whether others get anything of this node.
+    #[must_use]
+    pub fn shares(&self) -> bool {
+        !self.inner.config.shares_nothing()
     }
 
     /// The keys believed now.
@@ -299,7 +314,8 @@ impl Engine {
     /// and what is held is announced anew.
     pub async fn held_more(&self) {
         self.forget_misses();
-        announce_all(self).await;
+        self.inner.own_filter.note_much();
+        announce::announce_all(self).await;
     }
 
     /// What nobody had a moment ago may be in the store now.

@@ -8,9 +8,10 @@
 //! - below: `transport`, `tls`, `yamux`, `pacing` (TCP before QUIC before relays);
 //! - who and where: `behaviour`, `swarm` (the task), `book`, [`peers`], `dialing`, [`routing`];
 //! - `networks`: in which network of the Internet an address is, and what one may have of this node;
-//! - `inspect`: a look at all of it; [`resolver`]: who is asked for names;
+//! - `inspect`: a look at all of it; [`resolver`]: who is asked for names; [`keeping`]: the part of
+//!   all this that entry nodes have;
 //! - [`mod@reach`]: how others reach this node, whatever its NAT does, and what may be dialled;
-//! - conversations: `streams`, `messages`, `query` and [`transfer`] (asking), `serve`.
+//! - conversations: `streams`, `messages`, `query`, `filter` and [`transfer`] (asking), `serve`.
 
 mod behaviour;
 mod book;
@@ -19,7 +20,9 @@ pub mod counters;
 mod dialing;
 pub mod error;
 pub mod events;
+mod filter;
 mod inspect;
+pub mod keeping;
 mod line;
 mod messages;
 mod networks;
@@ -55,7 +58,7 @@ pub use pacing::peer_of;
 pub use peers::PeerInfo;
 pub use reach::Nat;
 pub use reach::guard::Guard;
-pub use responder::{Held, Responder, ServedNar};
+pub use responder::{FilterAnswer, FilterContent, Held, Responder, ServedNar};
 pub use routing::records::NoRecords;
 pub use routing::{Provider, ProviderKey, Routing, RoutingError};
 pub use streams::{Counters as StreamCounters, reason as dial_reason};
@@ -71,12 +74,15 @@ use libp2p::core::upgrade::Version;
 use libp2p::multiaddr::Protocol as Segment;
 use libp2p::swarm::{self as libp2p_swarm, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, relay};
+use narswarm_protocol::announce::providers::ProviderLimits;
 use narswarm_protocol::limits::MAX_CONNECTION_STREAMS;
 use narswarm_protocol::store_path::StoreHash;
+use narswarm_protocol::wire::filter::FilterRequest;
 use parking_lot::Mutex;
 use reach::upkeep::Reaching;
 use routing::dht::{DhtRouting, Machine, drive};
 use routing::diversity::Diversity;
+use routing::keeper::Keeper;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
@@ -150,8 +156,9 @@ impl Net {
         let (events, subscription) = broadcast::channel(EVENTS);
         let view = Arc::<Mutex<View>>::default();
         let (net_timing, net_book) = (config.timing.clone(), book.clone());
+        let keeper = Keeper::new(&config.kept, ProviderLimits::default(), book.clone());
         let machine =
-            Machine::new(peer, &config.kept, net_book, control.clone(), net_timing, view.clone());
+            Machine::new(peer, keeper, net_book, control.clone(), net_timing, view.clone());
         let machine = Arc::new(machine);
         server.set_machine(&machine);
         let known = config.known_peers.iter().map(|(peer, _)| *peer);
@@ -174,6 +181,7 @@ impl Net {
         };
         listen(&mut task, &config.listen).await?;
         task.confirm(config.reach.external.clone());
+        machine.restore(&config.announced);
         let task = Mutex::new(Some(tokio::spawn(task.run())));
         tokio::spawn(drive(machine.clone()));
         let routing = Arc::new(DhtRouting(machine));
@@ -264,6 +272,22 @@ impl Net {
         Ok(answers)
     }
 
+    /// Asks a seed for the filter of what it holds, or what has changed of it since that of this
+    /// series and generation; nothing is verified but the sizes. One that is given whole is refused
+    /// unless that is taken.
+    ///
+    /// # Errors
+    /// See [`PeerError`]; [`PeerError::Closed`] from who is no seed.
+    pub async fn filter(
+        &self,
+        peer: PeerId,
+        request: FilterRequest,
+        takes_whole: bool,
+    ) -> Result<FilterAnswer, PeerError> {
+        self.refuse_banned(peer)?;
+        filter::ask(&self.0.control, &self.0.timing, peer, request, takes_whole).await
+    }
+
     /// Opens a fetch session with a peer; connects to it if need be. Whether it speaks the
     /// protocol shows with its first answer.
     ///
@@ -311,6 +335,18 @@ impl Net {
     #[must_use]
     pub fn kept_records(&self) -> usize {
         self.0.routing.0.keeper().records()
+    }
+
+    /// What this node has announced, as octets for [`NetConfig::announced`].
+    #[must_use]
+    pub fn announced(&self) -> Vec<u8> {
+        self.0.routing.0.announced()
+    }
+
+    /// Differs when [`Net::announced`] does by more than the time.
+    #[must_use]
+    pub fn announced_changes(&self) -> u64 {
+        self.0.routing.0.announced_changes()
     }
 
     /// How many nodes the network seems to have that answer others.

@@ -4,14 +4,17 @@ use crate::acl::{self, AclFiles, Reload};
 use crate::config::{Config, Role, Share};
 use crate::control;
 use crate::dialect::Dialect;
-use crate::engine::{Engine, EngineConfig, SharedEntry, announce_all, follow_seeds};
+use crate::engine::neighbours::find_others;
+use crate::engine::{
+    Engine, EngineConfig, SharedEntry, announce_at_start, follow_seeds, publish_filter,
+};
 use crate::entry::builtin::{BUILT_IN, BuiltIn};
 use crate::entry::{Entry, EntryConfig};
 use crate::http::{self, Backend, HttpConfig, StatusReport};
 use crate::metrics::Metrics;
 use crate::net::{Net, NetConfig, NetError, ReachConfig};
 use crate::rate::DownloadLimit;
-use crate::store::{DataDir, KeptFile, RunInfo, Store, StoreConfig};
+use crate::store::{DataDir, FilterFiles, KeptFile, RunInfo, Store, StoreConfig};
 use crate::system_store::{Policy, SystemStoreConfig};
 use crate::upstream::{UpstreamConfig, Upstreams, UpstreamsError};
 use crate::voucher_peer::{self, VoucherPeer};
@@ -91,14 +94,19 @@ impl Node {
         // First, as its few keys have to find a place before all items do.
         let seeker = engine.clone();
         node.tasks.spawn(node.until_stop(async move { follow_seeds(&seeker).await }));
+        let (lonely, is_found) = (node.net.clone(), engine.shares());
+        node.tasks.spawn(node.until_stop(async move { find_others(&lonely, is_found).await }));
+        let publisher = engine.clone();
+        node.tasks.spawn(node.until_stop(async move { publish_filter(&publisher).await }));
         let announcer = engine.clone();
-        node.tasks.spawn(node.until_stop(async move { announce_all(&announcer).await }));
+        node.tasks.spawn(node.until_stop(async move { announce_at_start(&announcer).await }));
         let keys = watch_acl(acl_files, node.reload.clone(), engine.clone());
         node.tasks.spawn(node.until_stop(keys));
         let entry = Entry::new(entry_config(&config), node.net.clone());
         node.tasks.spawn(node.until_stop(entry.clone().run()));
-        let (net, file) = (node.net.clone(), KeptFile::of(&node.data));
-        node.tasks.spawn(node.until_stop(save_now_and_then(net, file)));
+        let net = node.net.clone();
+        let files = (KeptFile::providers(&node.data), KeptFile::announced(&node.data));
+        node.tasks.spawn(node.until_stop(save_now_and_then(net, files.0, files.1)));
         let control =
             control::listen(node.data.path().to_owned(), engine.clone(), node.net.clone(), entry)?;
         node.tasks.spawn(node.until_stop(control));
@@ -158,10 +166,11 @@ impl Node {
             store.stop();
         }
         self.net.shutdown().await;
-        let kept = self.net.kept();
+        let (kept, announced) = (self.net.kept(), self.net.announced());
         let (store, data) = (self.store, self.data);
         let _ = spawn_blocking(move || {
-            save_kept(&KeptFile::of(&data), &kept);
+            save_kept(&KeptFile::providers(&data), &kept);
+            save_announced(&KeptFile::announced(&data), &announced);
             store.close();
             drop(data);
         })
@@ -212,6 +221,8 @@ fn engine_config(config: &Config, data: &DataDir, policy: Policy) -> anyhow::Res
             && config.seed_lists.is_empty()),
         voucher_signer,
         voucher_keys: config.voucher_keys.iter().map(VoucherPeer::key).collect(),
+        filters: FilterFiles::of(data),
+        own_filters: KeptFile::own_filters(data),
     })
 }
 
@@ -278,24 +289,35 @@ pub(crate) fn entry_config(config: &Config) -> EntryConfig {
     }
 }
 
-/// Writes down what is kept for others, so that little is lost in a crash.
-async fn save_now_and_then(net: Net, file: KeptFile) {
-    let mut saved = net.kept_records();
+/// Writes down what is kept for others and what was announced, so that little is lost in a crash.
+async fn save_now_and_then(net: Net, providers: KeptFile, announced: KeptFile) {
+    let (mut saved, mut saved_changes) = (net.kept_records(), net.announced_changes());
     loop {
         tokio::time::sleep(limits::SAVE_KEPT_EVERY).await;
         let records = net.kept_records();
-        if (saved, records) == (0, 0) {
-            continue;
+        if (saved, records) != (0, 0) {
+            saved = records;
+            let (net, file) = (net.clone(), providers.clone());
+            let _ = spawn_blocking(move || save_kept(&file, &net.kept())).await;
         }
-        saved = records;
-        let (net, file) = (net.clone(), file.clone());
-        let _ = spawn_blocking(move || save_kept(&file, &net.kept())).await;
+        let changes = net.announced_changes();
+        if saved_changes != changes {
+            saved_changes = changes;
+            let (net, file) = (net.clone(), announced.clone());
+            let _ = spawn_blocking(move || save_announced(&file, &net.announced())).await;
+        }
     }
 }
 
 fn save_kept(file: &KeptFile, kept: &[u8]) {
     if let Err(error) = file.write(kept) {
         warn!("what is kept for others in the DHT is not saved: {error}");
+    }
+}
+
+fn save_announced(file: &KeptFile, announced: &[u8]) {
+    if let Err(error) = file.write(announced) {
+        warn!("what was announced in the DHT is not saved: {error}");
     }
 }
 
@@ -366,7 +388,8 @@ async fn start_net(
     net.bootstrap = config.bootstrap.clone();
     net.known_peers = store.load_peers().unwrap_or_default();
     net.resolver = config.resolver;
-    net.kept = KeptFile::of(data).read();
+    net.kept = KeptFile::providers(data).read();
+    net.announced = KeptFile::announced(data).read();
     net.mdns = config.mdns;
     net.server = config.role != Role::Proxy;
     net.reach = ReachConfig {

@@ -20,6 +20,7 @@ mod cache;
 mod data_dir;
 mod entry;
 mod error;
+mod filters;
 mod format;
 mod frame;
 mod held;
@@ -42,6 +43,7 @@ mod tests;
 
 pub use data_dir::{DataDir, DataDirError, RunInfo};
 pub use error::StoreError;
+pub use filters::{FilterFile, FilterFileError, FilterFiles};
 pub use format::FormatError;
 pub use frame::{
     FrameError, check_frame, decode_frame, decode_frame_into, encode_piece, max_frame_len,

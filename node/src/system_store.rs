@@ -241,6 +241,13 @@ impl SystemStore {
         }
     }
 
+    /// Whether what was there at the start has been looked at, and hashed where that was needed.
+    #[must_use]
+    pub fn is_looked_through(&self) -> bool {
+        let table = self.inner.table.lock();
+        !table.has_near() && table.survey().waiting == 0
+    }
+
     /// How far the work is.
     #[must_use]
     pub fn survey(&self) -> Survey {

@@ -52,13 +52,17 @@ impl FromStr for VoucherPeer {
     fn from_str(text: &str) -> Result<Self, VoucherPeerError> {
         let no_peer = |_| VoucherPeerError::NoPeer { text: text.to_owned() };
         let peer: PeerId = text.parse().map_err(no_peer)?;
-        let id = peer.as_ref();
-        let key = (id.code() == IDENTITY)
-            .then(|| PublicKey::try_decode_protobuf(id.digest()).ok()?.try_into_ed25519().ok())
-            .flatten()
-            .ok_or(VoucherPeerError::NoKey { peer })?;
-        Ok(Self { peer, key: VoucherKey(key.to_bytes()) })
+        let key = key_of(&peer).ok_or(VoucherPeerError::NoKey { peer })?;
+        Ok(Self { peer, key: VoucherKey(key) })
     }
+}
+
+/// The Ed25519 key in a peer id, if it holds one.
+#[must_use]
+pub fn key_of(peer: &PeerId) -> Option<[u8; 32]> {
+    let id = peer.as_ref();
+    let key = (id.code() == IDENTITY).then(|| PublicKey::try_decode_protobuf(id.digest()));
+    Some(key?.ok()?.try_into_ed25519().ok()?.to_bytes())
 }
 
 impl TryFrom<String> for VoucherPeer {

@@ -5,16 +5,21 @@ use crate::net::RoutingError;
 use narswarm_protocol::provider_key::provider_key;
 use narswarm_protocol::store_path::StoreHash;
 use std::sync::Arc;
+use std::time::Duration;
 use tracing::{info, warn};
 
 /// Keys handed to the routing port at a time.
 const PAGE: usize = 1000;
+
+/// How often it is seen whether the system's store has been looked through.
+const LOOKED_THROUGH_PAUSE: Duration = Duration::from_secs(5);
 
 /// Announces some items.
 pub(super) async fn announce(inner: &Arc<Inner>, items: &[StoreHash]) {
     if inner.config.shares_nothing() {
         return;
     }
+    inner.note_in_filter(items);
     let Some(net) = inner.net.get() else { return };
     let keys = public_keys(inner, items).await;
     if let Err(error) = net.routing().provide(&keys).await {
@@ -70,6 +75,27 @@ pub(super) async fn withdraw(inner: &Arc<Inner>, items: Vec<StoreHash>) {
     let Ok(keys) = gone.await else { return };
     if let Some(net) = inner.net.get().filter(|_| !keys.is_empty()) {
         net.routing().withdraw(&keys).await;
+    }
+}
+
+/// Announces everything held at the start of the node, and then withdraws what an earlier run had
+/// announced and is held no longer. That waits until the system's store has been looked through.
+pub async fn announce_at_start(engine: &Engine) {
+    announce_all(engine).await;
+    store_is_looked_through(engine).await;
+    if let Some(net) = engine.inner.net.get() {
+        net.routing().provided_all().await;
+    }
+}
+
+/// Waits until the system's store has been looked through, if it is shared.
+pub(super) async fn store_is_looked_through(engine: &Engine) {
+    let Some(store) = engine.own_store() else { return };
+    // Twice, as what was looked at last may still be on its way.
+    let mut looks = 0;
+    while looks < 2 {
+        looks = if store.is_looked_through() { looks + 1 } else { 0 };
+        tokio::time::sleep(LOOKED_THROUGH_PAUSE).await;
     }
 }
 

@@ -10,7 +10,7 @@
 use super::progress::{Progress, Shareable};
 use super::resolve::Known;
 use super::{Inner, resolve};
-use crate::net::{Held, Responder, ServedNar};
+use crate::net::{FilterAnswer, Held, Responder, ServedNar};
 use crate::store::{HeldNar, encode_piece};
 use crate::system_store::TreeNar;
 use libp2p::PeerId;
@@ -34,6 +34,10 @@ impl Responder for Sharing {
             return vec![None; hashes.len()];
         }
         hashes.iter().map(|hash| self.held(hash)).collect()
+    }
+
+    fn filter(&self, have: Option<(u64, u32)>) -> Option<FilterAnswer> {
+        self.0.filter_answer(have)
     }
 
     fn open(&self, peer: PeerId, nar: &NarHash) -> Option<Arc<dyn ServedNar>> {

@@ -27,6 +27,8 @@ pub struct NetConfig {
     pub server: bool,
     /// What this node kept for others when it last ran; see [`super::Net::kept`].
     pub kept: Vec<u8>,
+    /// What it had announced then; see [`super::Net::announced`].
+    pub announced: Vec<u8>,
     /// For measuring only: puts a line of this delay, one way, before every TCP connection.
     pub line: Option<Duration>,
     /// How much is given to others, and to how many at once.
@@ -83,6 +85,7 @@ impl NetConfig {
             mdns: false,
             server: true,
             kept: Vec::new(),
+            announced: Vec::new(),
             line: None,
             upload: UploadConfig::default(),
             download: DownloadLimit::default(),

@@ -131,6 +131,9 @@ pub enum Fault {
         /// How many hashes were asked for.
         asked: usize,
     },
+    /// A filter that doesn't begin with its head, or is longer than it said.
+    #[error("a filter in another order or size than it said")]
+    FilterOrder,
     /// A message about a nar that is not open.
     #[error("a message about slot {slot}, which is not open")]
     Slot {

@@ -19,6 +19,7 @@
 pub mod guard;
 pub mod probe;
 pub mod relays;
+mod settling;
 pub mod upkeep;
 
 use super::book::{Reach, reach};

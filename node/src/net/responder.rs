@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use libp2p::PeerId;
+use narswarm_protocol::filter::SignedHead;
 use narswarm_protocol::hash::{NarHash, Root};
 use narswarm_protocol::piece::PieceList;
 use narswarm_protocol::piece_set::PieceSet;
@@ -25,11 +26,38 @@ pub struct Held {
     pub pieces_held: u32,
 }
 
+/// What is answered to whoever asks for a filter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilterAnswer {
+    /// Which filter it is; from a peer, unverified.
+    pub head: SignedHead,
+    /// What makes it.
+    pub content: FilterContent,
+}
+
+/// What makes a filter for somebody who may have an earlier one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FilterContent {
+    /// Nothing: it is the one that the asker has, or he wants no more than the head.
+    Nothing,
+    /// What has changed.
+    Changes(Bytes),
+    /// All of it.
+    Whole(Bytes),
+}
+
 /// What this node gives to others.
 pub trait Responder: Send + Sync + 'static {
     /// Which of these items are held and public, in the order asked for. The network asks for a
     /// hundred at a time; missing answers count as not held.
     fn query(&self, hashes: &[StoreHash]) -> Vec<Option<Held>>;
+
+    /// The filter of what is held, if this node is a seed, for somebody who has that of a series and
+    /// generation.
+    fn filter(&self, have: Option<(u64, u32)>) -> Option<FilterAnswer> {
+        let _ = have;
+        None
+    }
 
     /// The content of a nar that `peer` asks for, if it is held, in part at least, and public.
     fn open(&self, peer: PeerId, nar: &NarHash) -> Option<Arc<dyn ServedNar>>;

@@ -9,7 +9,7 @@ mod asking;
 mod conformance;
 pub(super) mod dht;
 pub(super) mod diversity;
-mod keeper;
+pub(super) mod keeper;
 pub mod memory;
 pub mod records;
 
@@ -68,6 +68,10 @@ pub trait Routing: Send + Sync {
 
     /// Stops announcing these keys, and tells those who keep them after a while.
     async fn withdraw(&self, keys: &[ProviderKey]);
+
+    /// Everything that this node holds has been provided: what an earlier run announced beyond that
+    /// is withdrawn.
+    async fn provided_all(&self);
 
     /// A provider that was found was not there, or held nothing: it is left out for a while.
     fn note_gone(&self, peer: PeerId);

@@ -1,8 +1,9 @@
 //! Serving peers: the holder's side of our protocols, bounded in all it does.
 
-mod announce;
+pub(super) mod announce;
 mod busy;
 mod fetch;
+mod filter;
 mod giving;
 mod numbers;
 mod query;
@@ -20,7 +21,7 @@ use giving::Giving;
 use libp2p::PeerId;
 use narswarm_protocol::limits::{
     MAX_BLOCKING_CALLS, MAX_REFUSED_FETCHES, MAX_SERVED_ANNOUNCES, MAX_SERVED_FETCHES,
-    MAX_SERVED_QUERIES,
+    MAX_SERVED_FILTERS, MAX_SERVED_QUERIES,
 };
 use narswarm_protocol::upload::UploadConfig;
 use std::sync::atomic::Ordering;
@@ -38,7 +39,10 @@ pub struct Server {
     fetches: Arc<Semaphore>,
     /// Bounds the messages of discovery that are answered at once.
     announces: Arc<Semaphore>,
-    /// Answers them, once there is a network.
+    filters: Arc<Semaphore>,
+    /// Who was given a whole filter when.
+    wholes: filter::Wholes,
+    /// Answers messages of discovery, once there is a network.
     machine: OnceLock<Weak<Machine>>,
     /// Bounds the sessions that are told that the node is busy.
     refusals: Arc<Semaphore>,
@@ -74,6 +78,8 @@ impl Server {
             queries: Arc::new(Semaphore::new(MAX_SERVED_QUERIES)),
             fetches: Arc::new(Semaphore::new(MAX_SERVED_FETCHES)),
             announces: Arc::new(Semaphore::new(MAX_SERVED_ANNOUNCES)),
+            filters: Arc::new(Semaphore::new(MAX_SERVED_FILTERS)),
+            wholes: filter::Wholes::default(),
             machine: OnceLock::new(),
             refusals: Arc::new(Semaphore::new(MAX_REFUSED_FETCHES)),
             giving,
@@ -106,6 +112,7 @@ enum Admitted {
     Query(OwnedSemaphorePermit),
     Fetch(OwnedSemaphorePermit),
     Announce(OwnedSemaphorePermit),
+    Filter(OwnedSemaphorePermit),
     /// It is told that there is no room.
     Busy(OwnedSemaphorePermit),
 }
@@ -118,13 +125,14 @@ impl Server {
             Protocol::Query => place(&self.queries).map(Admitted::Query),
             Protocol::Fetch => place(&self.fetches).map(Admitted::Fetch),
             Protocol::Announce => place(&self.announces).map(Admitted::Announce),
+            Protocol::Filter => place(&self.filters).map(Admitted::Filter),
         };
         if admitted.is_some() {
             return admitted;
         }
         self.counters.refused_busy.fetch_add(1, Ordering::Relaxed);
         match protocol {
-            Protocol::Query | Protocol::Announce => None,
+            Protocol::Query | Protocol::Announce | Protocol::Filter => None,
             Protocol::Fetch => place(&self.refusals).map(Admitted::Busy),
         }
     }
@@ -164,6 +172,7 @@ impl Accept for Acceptor {
                 Admitted::Announce(permit) => {
                     (announce::serve(&server, with, stream).await, permit)
                 }
+                Admitted::Filter(permit) => (filter::serve(&server, with, stream).await, permit),
                 Admitted::Busy(permit) => (busy::refuse(with, stream).await, permit),
             };
             drop(permit);

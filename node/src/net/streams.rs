@@ -34,6 +34,8 @@ pub enum Protocol {
     Fetch = 1,
     /// `/narswarm/announce/1`
     Announce = 2,
+    /// `/narswarm/filter/1`
+    Filter = 3,
 }
 
 /// How many [`Protocol`]s there are.
@@ -41,7 +43,7 @@ const PROTOCOLS: usize = Protocol::ALL.len();
 
 impl Protocol {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 3] = [Self::Query, Self::Fetch, Self::Announce];
+    pub const ALL: [Self; 4] = [Self::Query, Self::Fetch, Self::Announce, Self::Filter];
 
     /// The name as libp2p takes it.
     #[must_use]
@@ -56,6 +58,7 @@ impl Protocol {
             Self::Query => narswarm_protocol::wire::query::PROTOCOL,
             Self::Fetch => narswarm_protocol::wire::fetch::PROTOCOL,
             Self::Announce => narswarm_protocol::wire::announce::PROTOCOL,
+            Self::Filter => narswarm_protocol::wire::filter::PROTOCOL,
         }
     }
 }

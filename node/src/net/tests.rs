@@ -3,6 +3,7 @@
 mod connections;
 mod conversations;
 mod discovery;
+mod filters;
 mod giving;
 mod hostile_askers;
 mod hostile_holders;

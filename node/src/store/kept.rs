@@ -1,25 +1,39 @@
-//! What this node keeps for others in the DHT, from one run to the next.
+//! What this node keeps for others in the DHT, what it has announced itself, and the filters of what
+//! it holds if it is a seed, from one run to the next.
 //!
-//! One file, written now and then and when the node stops. It is a convenience: if it is lost, others
-//! announce again within a day and a half.
+//! A file each, written now and then and when the node stops. They are a convenience: if the first is
+//! lost, others announce again within a day and a half; without the second this node announces
+//! everything anew; without the third others fetch its whole filter again.
 
 use super::data_dir::{DataDir, write_atomically};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
 
-/// Largest file that is read: four times what the largest list takes.
+/// Largest file that is read: four times what the largest of both takes.
 const MAX_KEPT_BYTES: u64 = 64 << 20;
 
-/// The file.
+/// One of the files.
 #[derive(Debug, Clone)]
 pub struct KeptFile(PathBuf);
 
 impl KeptFile {
-    /// The file of this data directory.
+    /// What is kept for others.
     #[must_use]
-    pub fn of(data: &DataDir) -> Self {
+    pub fn providers(data: &DataDir) -> Self {
         Self(data.path().join("providers"))
+    }
+
+    /// What was announced.
+    #[must_use]
+    pub fn announced(data: &DataDir) -> Self {
+        Self(data.path().join("announced"))
+    }
+
+    /// A seed's own filters.
+    #[must_use]
+    pub fn own_filters(data: &DataDir) -> Self {
+        Self(data.path().join("own-filters"))
     }
 
     /// What it holds; nothing when it isn't there or can't be read.
@@ -56,10 +70,11 @@ mod tests {
     fn what_is_written_is_read_again() {
         let dir = tempfile::tempdir().expect("a directory");
         let data = DataDir::open(dir.path().join("data")).expect("a data directory");
-        let file = KeptFile::of(&data);
+        let file = KeptFile::providers(&data);
         assert!(file.read().is_empty());
         file.write(b"one").expect("written");
         file.write(b"two").expect("replaced");
-        assert_eq!(KeptFile::of(&data).read(), b"two");
+        assert_eq!(KeptFile::providers(&data).read(), b"two");
+        assert!(KeptFile::announced(&data).read().is_empty());
     }
 }

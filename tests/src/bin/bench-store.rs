@@ -6,7 +6,7 @@ use clap::Parser;
 use narswarm_node::config::{Role, Share};
 use narswarm_node::engine::{Engine, EngineConfig};
 use narswarm_node::metrics::Metrics;
-use narswarm_node::store::{DataDir, Store, StoreConfig};
+use narswarm_node::store::{DataDir, FilterFiles, KeptFile, Store, StoreConfig};
 use narswarm_node::system_store::{Policy, SystemStoreConfig, TreeReader, hash_tree, lay_out};
 use narswarm_protocol::fetch::UpstreamMode;
 use narswarm_protocol::nar::Layout;
@@ -272,6 +272,8 @@ fn answers(
         expects_peers: false,
         voucher_signer: VoucherSigner::new(&[1; 32]),
         voucher_keys: Vec::new(),
+        filters: FilterFiles::of(&data),
+        own_filters: KeptFile::own_filters(&data),
     };
     let engine = Engine::new(config, store, None, guix.acl(), Arc::new(Metrics::new()));
     engine.recall_store(SystemStoreConfig {

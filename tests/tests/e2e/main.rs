@@ -24,6 +24,7 @@ mod own_store_finding;
 mod own_store_secrets;
 mod read_ahead;
 mod restarts;
+mod seeds;
 mod service;
 mod sharing;
 mod upstream;

@@ -6,7 +6,7 @@ use libp2p::PeerId;
 use narswarm_node::config::{Role, Share};
 use narswarm_node::engine::{Engine, EngineConfig, NarPlace, SharedEntry};
 use narswarm_node::metrics::Metrics;
-use narswarm_node::store::{DataDir, Store, StoreConfig};
+use narswarm_node::store::{DataDir, FilterFiles, KeptFile, Store, StoreConfig};
 use narswarm_node::system_store::{Policy, SystemStoreConfig};
 use narswarm_protocol::fetch::UpstreamMode;
 use narswarm_protocol::hash::NarHash;
@@ -305,6 +305,8 @@ async fn answers_about_what_is_not_public_are_the_same_to_the_bit() {
         expects_peers: false,
         voucher_signer: VoucherSigner::new(&[1; 32]),
         voucher_keys: Vec::new(),
+        filters: FilterFiles::of(&data),
+        own_filters: KeptFile::own_filters(&data),
     };
     // What is excluded has been looked up by guix, and so is at hand.
     let narinfo = Bytes::copy_from_slice(excluded.narinfo.original());

@@ -1,6 +1,12 @@
 //! Nodes that end, are killed, and come back: what was held is held.
 
+use libp2p::PeerId;
+use libp2p::identity::Keypair;
+use narswarm_node::net::{Held, Net, NetConfig, Responder, ServedNar};
+use narswarm_protocol::announce::{ItemKey, SavedAnnounced, lonely_key};
+use narswarm_protocol::hash::NarHash;
 use narswarm_protocol::narinfo::Compression;
+use narswarm_protocol::store_path::StoreHash;
 use narswarm_tests::harness::compression::OF_GUIX;
 use narswarm_tests::harness::guix::Guix;
 use narswarm_tests::harness::http_client::HttpClient;
@@ -10,6 +16,7 @@ use narswarm_tests::harness::program;
 use narswarm_tests::harness::throttle::Throttle;
 use narswarm_tests::harness::upstream::StaticServer;
 use narswarm_tests::harness::waiting::until;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How soon a node ends that is told to.
@@ -139,4 +146,61 @@ async fn it_ends_soon_whatever_it_is_doing() {
     assert!(!stage.path("a/control.sock").exists());
     let cut = reading.await.expect("no panic").expect_err("it ended before the nar");
     assert!(format!("{cut}").starts_with("Reset"), "{cut}");
+}
+
+/// Has nothing, and keeps what others announce.
+struct Nothing;
+
+impl Responder for Nothing {
+    fn query(&self, hashes: &[StoreHash]) -> Vec<Option<Held>> {
+        vec![None; hashes.len()]
+    }
+
+    fn open(&self, _: PeerId, _: &NarHash) -> Option<Arc<dyn ServedNar>> {
+        None
+    }
+}
+
+/// What a node has announced outlives it, and a damaged file is no reason not to start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_announced_is_kept_for_the_next_run() {
+    let stage = Stage::new();
+    let mirror = mirror(&stage);
+    let mut config = NetConfig::new(Keypair::generate_ed25519());
+    config.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().expect("an address")];
+    let (keeper, _) = Net::start(config, Arc::new(Nothing)).await.expect("a free port");
+    let keeper_address = keeper.listen_addresses()[0].to_string();
+    stage.import("a", &mirror.key_file(), &[mirror.root()]).await.well();
+    let spec = || stage.node("a").acl(mirror.key_file()).bootstrap(&keeper_address);
+    let file = stage.path("a/announced");
+    let told = || {
+        let octets = std::fs::read(&file).expect("it was written");
+        let mut saved = SavedAnnounced::from_octets(&octets).expect("well written");
+        // After a while it also tells that it knows hardly anybody.
+        saved.items.retain(|(key, _)| *key != ItemKey::from_provider_key(&lonely_key()));
+        saved
+    };
+    let node = spec().start().await;
+    until("everything to be announced", async || keeper.kept_records() >= mirror.holdings().len())
+        .await;
+    let (ended, _) = node.terminate().await;
+    assert!(ended.success());
+    assert_eq!(told().items.len(), mirror.holdings().len());
+    let buckets = told().buckets.len();
+    assert!(buckets > 30, "{buckets}");
+
+    // For a moment only: nothing is announced again, and what was is still known.
+    let node = spec().start().await;
+    node.has_peers(1).await;
+    let (ended, _) = node.terminate().await;
+    assert!(ended.success());
+    assert_eq!(told().items.len(), mirror.holdings().len());
+    assert!(told().buckets.len() >= buckets);
+
+    std::fs::write(&file, b"narswarm announced 1\nnonsense").expect("our own file");
+    let node = spec().start().await;
+    assert!(node.log().contains("what was announced before is announced anew"));
+    let (ended, _) = node.terminate().await;
+    assert!(ended.success());
+    told();
 }

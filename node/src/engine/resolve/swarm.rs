@@ -12,7 +12,6 @@ use narswarm_protocol::provider_key::provider_key;
 use narswarm_protocol::store_path::StoreHash;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::debug;
@@ -78,16 +77,17 @@ pub(in crate::engine) async fn ask_swarm(
         inner.first_peer().await;
     }
     let mut missing: HashSet<_> = hashes.iter().copied().collect();
-    let asked = inner.peers_to_ask();
+    let wanted = inner.worth_asking(inner.peers_to_ask(), &hashes).await;
+    let asked: Vec<_> = wanted.iter().map(|(peer, _)| *peer).collect();
     if thoroughly && hashes.len() <= ASKED_AT_ONCE {
         // So few messages are worth the round trip that they save.
         let all = missing.clone();
         tokio::join!(
-            query_peers(&inner, &net, &asked, &hashes, &mut missing, &say),
+            query_peers(&inner, &net, wanted, hashes.len(), &mut missing, &say),
             ask_dht(&inner, &net, &asked, all, &say)
         );
     } else {
-        query_peers(&inner, &net, &asked, &hashes, &mut missing, &say).await;
+        query_peers(&inner, &net, wanted, hashes.len(), &mut missing, &say).await;
         if thoroughly && !missing.is_empty() {
             ask_dht(&inner, &net, &asked, missing, &say).await;
         }
@@ -95,17 +95,24 @@ pub(in crate::engine) async fn ask_swarm(
     let _ = say.send(Heard::SwarmDone).await;
 }
 
+/// Asks each of these peers for what it may have of `considered` items.
 async fn query_peers(
     inner: &Arc<Inner>,
     net: &Net,
-    peers: &[PeerId],
-    hashes: &[StoreHash],
+    wanted: Vec<(PeerId, Vec<StoreHash>)>,
+    considered: usize,
     missing: &mut HashSet<StoreHash>,
     say: &mpsc::Sender<Heard>,
 ) {
-    let mut queries: FuturesUnordered<_> =
-        peers.iter().map(|&peer| query(inner, net, peer, hashes.to_vec())).collect();
-    while let Some((peer, held)) = queries.next().await {
+    let queries = wanted.into_iter().map(|(peer, hashes)| async move {
+        let asked = hashes.len();
+        (asked, query(inner, net, peer, hashes).await)
+    });
+    let mut queries: FuturesUnordered<_> = queries.collect();
+    while let Some((asked, Answered { peer, held, is_answer })) = queries.next().await {
+        if is_answer {
+            inner.seeds.note(&peer, considered, asked, held.len());
+        }
         for (verdict, _) in &held {
             missing.remove(&verdict.hash);
         }
@@ -175,7 +182,7 @@ async fn ask_providers(
                     queries.push(query(inner, net, provider.peer, wanted));
                 }
             }
-            Some((peer, held)) = queries.next() => {
+            Some(Answered { peer, held, .. }) = queries.next() => {
                 for (verdict, _) in &held {
                     missing.remove(&verdict.hash);
                 }
@@ -191,14 +198,20 @@ async fn ask_providers(
     named
 }
 
-/// Asks one peer, and judges what it says; nothing when it fails.
-async fn query(
-    inner: &Arc<Inner>,
-    net: &Net,
+/// What came of asking a peer.
+struct Answered {
     peer: PeerId,
-    hashes: Vec<StoreHash>,
-) -> (PeerId, Vec<(Verdict, Held)>) {
-    let answers = net.query(peer, &hashes).await.unwrap_or_else(|error| {
+    /// What it holds, judged.
+    held: Vec<(Verdict, Held)>,
+    /// Whether it has answered at all.
+    is_answer: bool,
+}
+
+/// Asks one peer, and judges what it says; nothing when it fails.
+async fn query(inner: &Arc<Inner>, net: &Net, peer: PeerId, hashes: Vec<StoreHash>) -> Answered {
+    let answers = net.query(peer, &hashes).await;
+    let is_answer = answers.is_ok();
+    let answers = answers.unwrap_or_else(|error| {
         debug!("query: {error}");
         if matches!(error, PeerError::Unreachable { .. } | PeerError::TimedOut { .. }) {
             inner.metrics.stale_providers.inc();
@@ -225,7 +238,7 @@ async fn query(
         let (_, held) = held.find(|(hash, _)| *hash == verdict.hash)?;
         Some((verdict, held))
     });
-    (peer, judged.collect())
+    Answered { peer, held: judged.collect(), is_answer }
 }
 
 impl Inner {
@@ -241,9 +254,10 @@ impl Inner {
     fn peers_to_ask(&self) -> Vec<PeerId> {
         let mut peers = self.net.get().map(Net::connected).unwrap_or_default();
         peers.retain(|peer| peer.ours && !self.is_banned(&peer.peer));
-        let rtt = |rtt: Option<Duration>| rtt.unwrap_or(limits::UNKNOWN_LATENCY);
-        peers.sort_by_key(|peer| (!self.is_seed(&peer.peer), rtt(peer.rtt)));
-        peers.iter().map(|peer| peer.peer).take(limits::MAX_QUERIED_PEERS).collect()
+        peers.sort_by_key(|peer| peer.rtt.unwrap_or(limits::UNKNOWN_LATENCY));
+        let (seeds, others): (Vec<_>, Vec<_>) =
+            peers.iter().map(|peer| peer.peer).partition(|peer| self.seeds.contains(peer));
+        seeds.into_iter().chain(others.into_iter().take(limits::MAX_QUERIED_PEERS)).collect()
     }
 
     /// Waits a little for the first peer of a node that was told of some.

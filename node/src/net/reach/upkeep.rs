@@ -7,6 +7,7 @@
 use super::guard::Guard;
 use super::probe::Tested;
 use super::relays::Relays;
+use super::settling::Settling;
 use super::{Reachability, is_direct, is_quic, without_peer};
 use crate::net::book::{Reach, reach};
 use crate::net::config::NetConfig;
@@ -23,10 +24,6 @@ use narswarm_protocol::limits::{
 };
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
-
-/// How long this node's addresses must have stayed the same before it tells others: they come one
-/// after another.
-const SETTLING: Duration = Duration::from_secs(1);
 
 /// How long before a peer is dialled again by QUIC only to be seen.
 const OBSERVER_PAUSE: Duration = Duration::from_secs(60);
@@ -78,8 +75,8 @@ pub struct Reaching {
     punched: HashMap<PeerId, Attempts>,
     /// Since when somebody far away is connected.
     far_since: Option<Instant>,
-    /// When this node's external addresses have changed, until that is told.
-    moved: Option<Instant>,
+    /// When to tell others that this node's addresses have changed.
+    settling: Settling,
     has_external: bool,
     traverse: bool,
     help: bool,
@@ -100,7 +97,7 @@ impl Reaching {
             observers: HashMap::new(),
             punched: HashMap::new(),
             far_since: None,
-            moved: None,
+            settling: Settling::new(Instant::now()),
             has_external: false,
             traverse: config.reach.traverse,
             help: config.reach.help,
@@ -126,7 +123,7 @@ impl Reaching {
     /// Whether others can be told where this node is. Announcing before would send them nowhere.
     fn has_address(&self, now: Instant) -> bool {
         let Some(since) = self.far_since else { return true };
-        self.moved.is_none() && (self.has_external || now >= since + ADDRESS_PATIENCE)
+        self.settling.is_still() && (self.has_external || now >= since + ADDRESS_PATIENCE)
     }
 
     /// Whether this node needs somebody through whom it is reached.
@@ -323,7 +320,7 @@ impl Task {
         }
         self.reaching.has_external = !view.external.is_empty();
         drop(view);
-        self.reaching.moved = Some(Instant::now());
+        self.reaching.settling.moved(Instant::now());
         if is {
             self.reaching.state.confirmed(address);
         } else {
@@ -402,11 +399,12 @@ impl Task {
 
     /// Does what is due.
     pub(in crate::net) fn reach_tick(&mut self, now: Instant) {
-        if self.reaching.moved.is_some_and(|at| now >= at + SETTLING) {
-            self.reaching.moved = None;
-            let external = self.view.lock().external.clone();
-            self.tell(NetEvent::ExternalAddresses(external));
-            self.machine.announce_again();
+        if let Some(settled) = self.reaching.settling.poll(now) {
+            if settled.moved {
+                let external = self.view.lock().external.clone();
+                self.tell(NetEvent::ExternalAddresses(external));
+            }
+            self.machine.settled(settled.all);
         }
         self.machine.hold_announcements(!self.reaching.has_address(now));
         for id in self.reaching.superfluous(now) {

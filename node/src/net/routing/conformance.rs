@@ -100,6 +100,13 @@ async fn the_registry_in_memory_conforms() {
     let nodes = [node(1), node(2), node(3)];
     conforms(&nodes).await;
     assert!(find(&nodes[2], &[key(1)]).await.is_empty(), "withdrawn at once");
+    // Another run of the same node, which holds less.
+    nodes[1].routing.provide(&[key(7)]).await.expect("room");
+    let again = MemoryRouting::new(registry, nodes[1].peer, nodes[1].addresses.clone());
+    again.provide(&[key(3)]).await.expect("room");
+    again.provided_all().await;
+    let found = find(&nodes[2], &[key(3), key(7)]).await;
+    assert_eq!(pairs(&found), BTreeSet::from([(key(3), nodes[1].peer)]));
 }
 
 async fn kad_nodes() -> Vec<Net> {

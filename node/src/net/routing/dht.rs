@@ -2,7 +2,9 @@
 //!
 //! [`DhtRouting`] is the handle, [`Machine`] the decisions of `protocol` with what they need of the
 //! world: who stands behind which number, the searches that somebody waits for. [`drive`] performs
-//! what it wants. Kademlia finds the nodes; it keeps nothing.
+//! what it wants. Kademlia finds the nodes; it keeps nothing. `restarts`: what outlives the process.
+
+mod restarts;
 
 use super::keeper::{Keeper, encode, parse};
 use super::{Provider, ProviderKey, Routing, RoutingError};
@@ -66,6 +68,8 @@ struct State {
     peers: LruCache<NodeId, PeerId>,
     searches: HashMap<SearchId, Search>,
     next_search: u64,
+    /// Where others were told that this node is reached.
+    told: Option<Vec<Vec<u8>>>,
 }
 
 /// See the module.
@@ -85,10 +89,10 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// The machine of the node `local`, which keeps for others what `kept` has.
+    /// The machine of the node `local`, which keeps `kept` for others.
     pub fn new(
         local: PeerId,
-        kept: &[u8],
+        kept: Keeper,
         book: Book,
         control: Control,
         timing: NetTiming,
@@ -102,6 +106,7 @@ impl Machine {
             peers: LruCache::new(numbers),
             searches: HashMap::new(),
             next_search: 0,
+            told: None,
         };
         Self {
             local,
@@ -109,7 +114,7 @@ impl Machine {
             started: Instant::now(),
             wake: Notify::new(),
             holds_back: AtomicBool::new(false),
-            keeper: Keeper::new(kept, book.clone()),
+            keeper: kept,
             book,
             control,
             timing,
@@ -169,11 +174,6 @@ impl Machine {
         if self.holds_back.swap(hold, Ordering::Relaxed) != hold {
             self.change(|state, _| state.discovery.hold_announcements(hold));
         }
-    }
-
-    /// Announces everything anew: this node is elsewhere now.
-    pub fn announce_again(&self) {
-        self.change(|state, now| state.discovery.announce_again(now));
     }
 
     /// Which of these keys this node itself provides, by their places in the list.
@@ -270,6 +270,9 @@ impl Machine {
         while let Some(action) = state.discovery.poll_action(self.now()) {
             match action {
                 Action::Ask { request, node, bucket, message } => {
+                    if matches!(message, Message::Announce { .. }) && state.told.is_none() {
+                        state.told = Some(self.all_addresses());
+                    }
                     match state.peers.get(&node).copied() {
                         Some(peer) => asks.push((request, peer, self.request(bucket, message))),
                         None => state.discovery.handle_failure(request, self.now()),
@@ -423,6 +426,10 @@ impl Routing for DhtRouting {
                 state.discovery.handle_released(ItemKey::from_provider_key(key), now);
             }
         });
+    }
+
+    async fn provided_all(&self) {
+        self.0.change(|state, now| state.discovery.handle_all_held(now));
     }
 
     fn note_gone(&self, peer: PeerId) {

@@ -68,9 +68,8 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Keeps what `snapshot` has, if it is one.
-    pub fn new(snapshot: &[u8], book: Book) -> Self {
-        let limits = ProviderLimits::default();
+    /// Keeps what `snapshot` has, if it is one, and no more than `limits` allow.
+    pub fn new(snapshot: &[u8], limits: ProviderLimits, book: Book) -> Self {
         let providers = match Providers::from_snapshot(snapshot, limits, wall_clock()) {
             Ok(providers) => providers,
             Err(error) => {
@@ -235,7 +234,8 @@ pub fn parse(octets: impl IntoIterator<Item = Vec<u8>>) -> Vec<Multiaddr> {
     octets.into_iter().filter_map(|octets| Multiaddr::try_from(octets).ok()).collect()
 }
 
-fn wall_clock() -> Seconds {
+/// Now, for what outlives the process.
+pub fn wall_clock() -> Seconds {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     Seconds(since.unwrap_or(Duration::ZERO).as_secs())
 }

@@ -22,13 +22,15 @@ pub struct MemoryRouting {
     registry: Registry,
     peer: PeerId,
     addresses: Vec<Multiaddr>,
+    /// What this run has provided; the registry knows earlier ones of the same peer too.
+    provided: Mutex<BTreeSet<ProviderKey>>,
 }
 
 impl MemoryRouting {
     /// The routing of `peer`, which is reached at `addresses`.
     #[must_use]
     pub fn new(registry: Registry, peer: PeerId, addresses: Vec<Multiaddr>) -> Self {
-        Self { registry, peer, addresses }
+        Self { registry, peer, addresses, provided: Mutex::default() }
     }
 }
 
@@ -62,12 +64,14 @@ impl Routing for MemoryRouting {
         let mine = |registry: &BTreeMap<_, Holders>, key: &ProviderKey| {
             registry.get(key).is_some_and(|peers| peers.contains_key(&self.peer))
         };
+        let provided: Vec<_> = keys.to_vec();
         let keys: BTreeSet<_> = keys.iter().filter(|key| !mine(&registry, key)).collect();
         let held = registry.values().filter(|peers| peers.contains_key(&self.peer)).count();
         let limit = MAX_PROVIDER_RECORDS_PER_PEER;
         if held + keys.len() > limit {
             return Err(RoutingError::Full { keys: held + keys.len() - limit, limit });
         }
+        self.provided.lock().extend(&provided);
         for &key in keys {
             registry.entry(key).or_default().insert(self.peer, self.addresses.clone());
         }
@@ -77,6 +81,7 @@ impl Routing for MemoryRouting {
     async fn withdraw(&self, keys: &[ProviderKey]) {
         let mut registry = self.registry.0.lock();
         for key in keys {
+            self.provided.lock().remove(key);
             if let Some(peers) = registry.get_mut(key) {
                 peers.remove(&self.peer);
                 if peers.is_empty() {
@@ -84,6 +89,16 @@ impl Routing for MemoryRouting {
                 }
             }
         }
+    }
+
+    async fn provided_all(&self) {
+        let provided = self.provided.lock();
+        self.registry.0.lock().retain(|key, peers| {
+            if !provided.contains(key) {
+                peers.remove(&self.peer);
+            }
+            !peers.is_empty()
+        });
     }
 
     fn note_gone(&self, _: PeerId) {

@@ -2,7 +2,7 @@
 //! dials peers to whom somebody wants a stream.
 
 use super::handler::Handler;
-use super::{Accept, Control, Counters, Link, Shared, Traffic};
+use super::{Accept, Control, Counters, Link, Protocol, Shared, Traffic};
 use crate::net::book::Book;
 use crate::net::reach::{is_direct, is_quic};
 use libp2p::core::Endpoint;
@@ -35,6 +35,8 @@ pub struct Behaviour {
     again: Vec<PeerId>,
     /// Links of connections that another behaviour may still deny.
     fresh: HashMap<ConnectionId, Link>,
+    /// What others may open.
+    offered: &'static [Protocol],
 }
 
 impl Behaviour {
@@ -46,8 +48,17 @@ impl Behaviour {
         let (shared, counters) = (Arc::<Mutex<Shared>>::default(), Arc::<Counters>::default());
         let control = Control { shared: shared.clone(), dials: sender, counters: counters.clone() };
         let outbound_limit = MAX_OUTBOUND_STREAMS;
-        let (again, fresh) = (Vec::new(), HashMap::new());
-        (Self { accept, book, outbound_limit, shared, counters, dials, again, fresh }, control)
+        let (again, fresh, offered) = (Vec::new(), HashMap::new(), Protocol::ALL.as_slice());
+        let behaviour =
+            Self { accept, book, outbound_limit, shared, counters, dials, again, fresh, offered };
+        (behaviour, control)
+    }
+
+    /// Lets others open these only.
+    #[must_use]
+    pub fn offering(mut self, offered: &'static [Protocol]) -> Self {
+        self.offered = offered;
+        self
     }
 
     /// Opens more streams at a time than a well-behaved peer does.
@@ -64,11 +75,9 @@ impl Behaviour {
         address: &Multiaddr,
         relayed: bool,
     ) -> Handler {
-        let (query, queries) = mpsc::channel(MAX_QUEUED_OPENS);
-        let (fetch, fetches) = mpsc::channel(MAX_QUEUED_OPENS);
-        let (announce, announces) = mpsc::channel(MAX_QUEUED_OPENS);
-        let wishes = [query, fetch, announce];
-        let receivers = [queries, fetches, announces];
+        let channels = Protocol::ALL.map(|_| mpsc::channel(MAX_QUEUED_OPENS));
+        let wishes = channels.each_ref().map(|(wishes, _)| wishes.clone());
+        let receivers = channels.map(|(_, receiver)| receiver);
         let kept = self.shared.lock().kept.contains_key(&peer);
         let keep = Arc::new(AtomicBool::new(kept));
         let quic = is_quic(address);
@@ -83,7 +92,8 @@ impl Behaviour {
         };
         self.fresh.insert(connection, link);
         let (accept, counters) = (self.accept.clone(), self.counters.clone());
-        Handler::new(peer, receivers, self.outbound_limit, keep, accept, counters, traffic)
+        let streams = (self.outbound_limit, self.offered);
+        Handler::new(peer, receivers, streams, keep, accept, counters, traffic)
     }
 
     fn connected(&mut self, established: ConnectionEstablished<'_>) {

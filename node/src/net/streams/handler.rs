@@ -60,13 +60,14 @@ pub struct Handler {
     counters: Arc<Counters>,
     traffic: Arc<Traffic>,
     lanes: [Lane; PROTOCOLS],
+    offered: &'static [Protocol],
 }
 
 impl Handler {
     pub fn new(
         peer: PeerId,
         wishes: [mpsc::Receiver<OpenRequest>; PROTOCOLS],
-        outbound_limit: usize,
+        (outbound_limit, offered): (usize, &'static [Protocol]),
         keep: Arc<AtomicBool>,
         accept: Arc<dyn Accept>,
         counters: Arc<Counters>,
@@ -74,7 +75,8 @@ impl Handler {
     ) -> Self {
         let lane =
             |wishes| Lane { wishes, opening: 0, outbound: Arc::default(), inbound: Arc::default() };
-        Self { peer, outbound_limit, keep, accept, counters, traffic, lanes: wishes.map(lane) }
+        let lanes = wishes.map(lane);
+        Self { peer, outbound_limit, keep, accept, counters, traffic, lanes, offered }
     }
 
     fn accept(&mut self, stream: Stream, protocol: Protocol) {
@@ -99,7 +101,7 @@ impl ConnectionHandler for Handler {
     type OutboundOpenInfo = OpenRequest;
 
     fn listen_protocol(&self) -> SubstreamProtocol<Inbound, ()> {
-        SubstreamProtocol::new(Inbound, ())
+        SubstreamProtocol::new(Inbound(self.offered), ())
     }
 
     fn connection_keep_alive(&self) -> bool {
@@ -161,15 +163,15 @@ impl ConnectionHandler for Handler {
     }
 }
 
-/// Accepts each of our protocols.
-pub struct Inbound;
+/// Accepts those of our protocols that are offered.
+pub struct Inbound(&'static [Protocol]);
 
 impl UpgradeInfo for Inbound {
     type Info = StreamProtocol;
-    type InfoIter = [StreamProtocol; PROTOCOLS];
+    type InfoIter = Vec<StreamProtocol>;
 
     fn protocol_info(&self) -> Self::InfoIter {
-        Protocol::ALL.map(Protocol::stream_protocol)
+        self.0.iter().map(|protocol| protocol.stream_protocol()).collect()
     }
 }
 

@@ -5,7 +5,7 @@ use super::super::testing::{PATIENCE, RawPeer, TestResponder, loopback, node, so
 use super::super::{Net, NetConfig, Provider};
 use crate::net::streams::{PeerStream, Protocol};
 use futures::{AsyncReadExt, AsyncWriteExt};
-use narswarm_protocol::announce::{Bucket, ItemKey};
+use narswarm_protocol::announce::{Bucket, ItemKey, SavedAnnounced};
 use narswarm_protocol::limits::{DISCOVERY_BURST_PER_PEER, MAX_PROVIDER_RECORDS_PER_PEER};
 use narswarm_protocol::provider_key::provider_key;
 use narswarm_protocol::store_path::StoreHash;
@@ -165,4 +165,81 @@ async fn nonsense_ends_the_stream_and_is_counted() {
         wait_until("it is counted", counted).await;
     }
     assert_eq!(nets[0].kept_records(), 0);
+}
+
+/// What was written down an hour ago.
+fn an_hour_ago(written: &[u8]) -> SavedAnnounced {
+    let mut saved = SavedAnnounced::from_octets(written).expect("it was just written");
+    saved.written.0 -= 3600;
+    saved
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_node_announces_nothing_again_and_withdraws_what_it_has_lost() {
+    let nets = nodes(3).await;
+    let start = async |config: NetConfig| {
+        let config = NetConfig { bootstrap: nets[0].listen_addresses(), ..config };
+        Net::start(config, Arc::new(TestResponder::default())).await.expect("the port is free").0
+    };
+    let mut config = loopback();
+    let node = start(config.clone()).await;
+    let keys: Vec<_> = (0..200).map(key).collect();
+    node.routing().provide(&keys).await.expect("room");
+    for key in [keys[0], keys[150]] {
+        finds(&nets[2], key, &node).await;
+    }
+    let all_told = || {
+        let saved = SavedAnnounced::from_octets(&node.announced()).expect("well written");
+        saved.items.len() == keys.len()
+    };
+    wait_until("everything to be announced", all_told).await;
+    let saved = an_hour_ago(&node.announced());
+    assert!(saved.buckets.iter().all(|(_, _, keepers)| !keepers.is_empty()));
+    config.listen = node.listen_addresses().iter().map(|a| a.iter().take(2).collect()).collect();
+    node.shutdown().await;
+
+    config.announced = saved.to_octets();
+    let node = start(config.clone()).await;
+    node.routing().provide(&keys[..100]).await.expect("room");
+    node.routing().provided_all().await;
+    wait_until("it to know somebody", || node.routing().ready()).await;
+    let deadline = Instant::now() + PATIENCE * 2;
+    while find(&nets[2], keys[150]).await.iter().any(|found| found.peer == node.peer_id()) {
+        assert!(Instant::now() < deadline, "not withdrawn");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    finds(&nets[2], keys[50], &node).await;
+    let now = SavedAnnounced::from_octets(&node.announced()).expect("well written");
+    assert_eq!(now.items.len(), 100);
+    let due_before =
+        |bucket| saved.buckets.iter().find(|(b, ..)| *b == bucket).map(|(_, due, _)| *due);
+    for (bucket, due, _) in now.buckets {
+        let before =
+            due_before(bucket).expect("it was announced before") - Duration::from_secs(3600);
+        assert!(due <= before, "bucket {bucket:?} was announced again: {due:?} after {before:?}");
+    }
+
+    // Elsewhere, everything has to be told anew.
+    node.shutdown().await;
+    config.listen = loopback().listen;
+    let node = start(config).await;
+    node.routing().provide(&keys[..100]).await.expect("room");
+    let again = || {
+        let saved_now = SavedAnnounced::from_octets(&node.announced()).expect("well written");
+        let is_new = |(bucket, due, _): &(Bucket, Duration, Vec<_>)| {
+            due_before(*bucket).is_none_or(|before| *due > before - Duration::from_secs(3000))
+        };
+        saved_now.buckets.iter().filter(|bucket| is_new(bucket)).count() > 32
+    };
+    wait_until("it to be announced anew", again).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_damaged_of_what_was_announced_is_announced_anew() {
+    let nets = nodes(2).await;
+    let mut config = NetConfig { bootstrap: nets[0].listen_addresses(), ..loopback() };
+    config.announced = b"narswarm announced 1\nnonsense".to_vec();
+    let (node, _) = Net::start(config, Arc::new(TestResponder::default())).await.expect("a port");
+    node.routing().provide(&[key(7)]).await.expect("room");
+    finds(&nets[1], key(7), &node).await;
 }
