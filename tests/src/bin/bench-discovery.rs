@@ -12,8 +12,12 @@ use libp2p::identity::Keypair;
 use libp2p::{Multiaddr, PeerId};
 use narswarm_node::net::{Held, Net, NetConfig, Responder, ServedNar};
 use narswarm_protocol::hash::NarHash;
+use narswarm_protocol::narinfo::Compression;
 use narswarm_protocol::provider_key::provider_key;
 use narswarm_protocol::store_path::StoreHash;
+use narswarm_tests::bench::process::{cpu_seconds, resident_bytes};
+use narswarm_tests::harness::mirror::Mirror;
+use narswarm_tests::harness::node::{Node, Stage};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,6 +25,9 @@ use std::time::{Duration, Instant};
 
 /// Octets of a narinfo as farms sign them.
 const NARINFO_BYTES: usize = 1500;
+
+/// Octets of an item's one file.
+const ITEM_BYTES: usize = 2000;
 
 /// Discovery through the DHT, with real nodes at a distance.
 #[derive(Debug, Parser)]
@@ -144,6 +151,20 @@ async fn wait_for_quiet(nets: &[Net]) -> u64 {
     }
 }
 
+/// A node as users run it, with as many items, which enters by these addresses.
+async fn start_program(args: &Args, entry: Vec<Multiaddr>) -> anyhow::Result<(Stage, Node)> {
+    let stage = Stage::new();
+    let mut mirror = Mirror::create(stage.path("mirror"), 1);
+    for number in 0..args.items {
+        mirror.add(&format!("item-{number:05}"), ITEM_BYTES, &[Compression::None]);
+    }
+    stage.import("full", &mirror.key_file(), &[mirror.root()]).await.well();
+    let address = entry.first().context("it listens")?.to_string();
+    let node = stage.node("full").acl(mirror.key_file()).bootstrap(&address).start().await;
+    node.has_peers(1).await;
+    Ok((stage, node))
+}
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
@@ -179,7 +200,7 @@ async fn main() -> anyhow::Result<()> {
     // Many holders, of some items each, so that every search is for somebody else's.
     let holders = args.nodes.min(60);
     for (holder, net) in nets.iter().enumerate().take(holders).skip(2) {
-        net.routing().provide(&keys(holder, 100)).await?;
+        net.routing().provide(&keys(holder, args.items)).await?;
     }
     wait_for_quiet(&nets).await;
 
@@ -208,7 +229,7 @@ async fn main() -> anyhow::Result<()> {
     let (mut took, mut missed, mut stale) = (Vec::new(), 0, 0);
     for search_number in 0..args.searches {
         let holder = alive[search_number as usize * 7 % alive.len()];
-        let hash = item(holder, search_number / 3 % 100);
+        let hash = item(holder, search_number * 31 % args.items);
         let (found, gone) = search(&asker, hash).await;
         stale += gone;
         match found {
@@ -232,13 +253,32 @@ async fn main() -> anyhow::Result<()> {
         (messages(&nets) - before) as f64 / f64::from(args.searches),
     );
 
-    // Idle.
-    tokio::time::sleep(Duration::from_secs(70)).await;
+    // Idle, and among them one that is a whole node and a process of its own.
+    let (stage, program) = start_program(&args, asker.listen_addresses()).await?;
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    let pid = std::process::id();
+    let (own, all) = (cpu_seconds(program.pid())?, cpu_seconds(pid)?);
     let (bytes, begin) = (loopback_bytes()?, Instant::now());
     tokio::time::sleep(Duration::from_secs(args.idle)).await;
-    let living = (args.nodes + 1 - dead.len()) as f64;
+    let seconds = begin.elapsed().as_secs_f64();
+    let bytes = loopback_bytes()? - bytes;
+    let (own, all) = (cpu_seconds(program.pid())? - own, cpu_seconds(pid)? - all);
+    println!(
+        "idle, a node as a process of its own with {} items: {:.1} MB, {:.2} % of a core",
+        args.items,
+        resident_bytes(program.pid())? as f64 / 1e6,
+        own * 100.0 / seconds,
+    );
+    println!(
+        "idle, all the others in one process: {:.1} MB and {:.2} % of a core each",
+        resident_bytes(pid)? as f64 / 1e6 / args.nodes as f64,
+        all * 100.0 / seconds / args.nodes as f64,
+    );
+    program.terminate().await;
+    drop(stage);
+    let living = (args.nodes + 2 - dead.len()) as f64;
     // What one sends another receives: each octet counts for both.
-    let rate = (loopback_bytes()? - bytes) as f64 * 2.0 / begin.elapsed().as_secs_f64() / living;
+    let rate = bytes as f64 * 2.0 / seconds / living;
     println!("idle: {rate:.0} B/s a node, sent and received, with all headers");
     Ok(())
 }

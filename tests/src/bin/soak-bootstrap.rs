@@ -1,17 +1,19 @@
-//! A day of churn in a minute: thousands of short-lived peers come to an entry node, identify
-//! themselves, look something up, provide something, and go. Prints how much memory the entry node
-//! holds at each third of the run, and fails if it goes on growing.
+//! A day of churn in minutes: thousands of nodes come to an entry node, meet whom it names, announce
+//! some items, look one up, and go for ever. Prints how much memory the entry node holds at each third
+//! of the run, and fails if it goes on growing.
 //!
-//! Everything is on loopback.
+//! Everything is on loopback, and its announcements are bounded so that they fill up in the first third:
+//! what grows after that grows for ever.
 
 use anyhow::{Context, ensure};
 use clap::Parser;
-use futures::StreamExt;
 use libp2p::identity::Keypair;
-use libp2p::kad::store::MemoryStore;
-use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
-use libp2p::{Multiaddr, Swarm, identify, kad};
-use narswarm_node::net::{Guard, KAD_PROTOCOL, NETWORK, build_transport, swarm_config};
+use libp2p::{Multiaddr, PeerId};
+use narswarm_node::net::{Held, Net, NetConfig, Responder, ServedNar};
+use narswarm_protocol::announce::SavedAnnounced;
+use narswarm_protocol::hash::NarHash;
+use narswarm_protocol::store_path::StoreHash;
+use narswarm_tests::bench::process::resident_bytes;
 use narswarm_tests::harness::entry_node::EntryNode;
 use narswarm_tests::harness::node::Stage;
 use std::process::ExitCode;
@@ -21,8 +23,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-/// How long a peer stays at most.
-const STAY: Duration = Duration::from_secs(10);
+/// How long a peer waits at most for what it wants.
+const STAY: Duration = Duration::from_secs(20);
+
+/// How often it looks whether it has it.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// How often memory is looked at.
 const SAMPLE: Duration = Duration::from_millis(500);
@@ -34,101 +39,77 @@ const SLACK: f64 = 1.10;
 #[derive(Debug, Parser)]
 struct Args {
     /// Peers that come and go.
-    #[arg(long, default_value_t = 6000)]
+    #[arg(long, default_value_t = 4000)]
     peers: usize,
+    /// Items that each announces.
+    #[arg(long, default_value_t = 30)]
+    items: usize,
+    /// Announcements that the entry node keeps at most.
+    #[arg(long, default_value_t = 5000)]
+    records: usize,
     /// How many are there at a time.
     #[arg(long, default_value_t = 48)]
     at_a_time: usize,
 }
 
-#[allow(missing_docs)]
-mod behaviour {
-    use super::{MemoryStore, NetworkBehaviour, identify, kad};
+/// Has nothing to give.
+struct Nothing;
 
-    /// What an ordinary node says to an entry node.
-    #[derive(NetworkBehaviour)]
-    pub struct Guest {
-        pub identify: identify::Behaviour,
-        pub kad: kad::Behaviour<MemoryStore>,
+impl Responder for Nothing {
+    fn query(&self, hashes: &[StoreHash]) -> Vec<Option<Held>> {
+        vec![None; hashes.len()]
+    }
+
+    fn open(&self, _: PeerId, _: &NarHash) -> Option<Arc<dyn ServedNar>> {
+        None
     }
 }
-use behaviour::{Guest, GuestEvent};
 
-/// One peer's visit: whether it was heard.
-async fn visit(entry: Multiaddr, number: usize) -> anyhow::Result<()> {
-    let key = Keypair::generate_ed25519();
-    let peer = key.public().to_peer_id();
-    let transport = build_transport(&key, None, &Guard::default(), None, None)?;
-    let identify = identify::Config::new(NETWORK.to_owned(), key.public());
-    let config = kad::Config::new(KAD_PROTOCOL);
-    let guest = Guest {
-        identify: identify::Behaviour::new(identify),
-        kad: kad::Behaviour::with_config(peer, MemoryStore::new(peer), config),
-    };
-    let mut swarm = Swarm::new(transport, guest, peer, swarm_config(STAY));
-    // Addresses that nobody answers at: most of a day's peers are gone when they are looked for.
-    let host = number % 250 + 2;
-    swarm.add_external_address(format!("/ip4/127.1.0.{host}/tcp/9").parse()?);
-    swarm.behaviour_mut().kad.set_mode(Some(kad::Mode::Server));
-    swarm.dial(entry)?;
-    let (mut identified, mut asked) = (false, false);
-    let talking = async {
+/// One peer's visit: it enters, announces some items, looks one up, and goes.
+async fn visit(entry: Multiaddr, items: usize) -> anyhow::Result<()> {
+    let mut config = NetConfig::new(Keypair::generate_ed25519());
+    config.listen = vec!["/ip4/127.0.0.1/tcp/0".parse()?];
+    config.bootstrap = vec![entry];
+    let (net, _) = Net::start(config, Arc::new(Nothing)).await?;
+    let keys: Vec<[u8; 32]> = (0..items).map(|_| rand::random()).collect();
+    net.routing().provide(&keys).await?;
+    let announced = async {
         loop {
-            match swarm.select_next_some().await {
-                SwarmEvent::Behaviour(GuestEvent::Identify(identify::Event::Received {
-                    peer_id,
-                    info,
-                    ..
-                })) if !identified => {
-                    identified = true;
-                    let kad = &mut swarm.behaviour_mut().kad;
-                    for address in info.listen_addrs {
-                        kad.add_address(&peer_id, address);
-                    }
-                    kad.get_closest_peers(libp2p::PeerId::random());
-                    let key = kad::RecordKey::new(&rand::random::<[u8; 32]>());
-                    let _ = kad.start_providing(key);
-                }
-                SwarmEvent::Behaviour(GuestEvent::Kad(kad::Event::OutboundQueryProgressed {
-                    step,
-                    ..
-                })) if step.last => asked = true,
-                SwarmEvent::OutgoingConnectionError { error, .. } if !identified => {
-                    anyhow::bail!("not let in: {error}");
-                }
-                _ => {}
-            }
-            if asked {
-                return Ok(());
+            tokio::time::sleep(LOOK).await;
+            let told = SavedAnnounced::from_octets(&net.announced())?;
+            if told.items.len() == items {
+                return anyhow::Ok(());
             }
         }
     };
-    match tokio::time::timeout(STAY, talking).await {
-        Ok(done) => done,
-        Err(_) if identified => Ok(()),
-        Err(_) => anyhow::bail!("not answered"),
-    }
+    let heard = tokio::time::timeout(STAY, announced).await;
+    let mut found = net.routing().find(&[rand::random()]).await;
+    while let Ok(Some(_)) = tokio::time::timeout(STAY, found.recv()).await {}
+    net.shutdown().await;
+    heard.context("nobody has taken what it announced")?
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     let stage = Stage::new();
-    let entry = stage.entry_node("entry").start().await;
+    let records = format!("records = {}\n", args.records);
+    let entry = stage.entry_node("entry").configured(&records).start().await;
     let address: Multiaddr = entry.peer_address().parse()?;
     let (visited, failed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let places = Arc::new(Semaphore::new(args.at_a_time));
     let started = Instant::now();
     let before = resident_mib(&entry)?;
 
-    let (visits, failures, coming) = (visited.clone(), failed.clone(), args.peers);
+    let (visits, failures) = (visited.clone(), failed.clone());
+    let (coming, items) = (args.peers, args.items);
     let churn = tokio::spawn(async move {
         let mut guests = JoinSet::new();
-        for number in 0..coming {
+        for _ in 0..coming {
             let place = places.clone().acquire_owned().await;
             let (address, visits, failures) = (address.clone(), visits.clone(), failures.clone());
             guests.spawn(async move {
-                if visit(address, number).await.is_err() {
+                if visit(address, items).await.is_err() {
                     failures.fetch_add(1, Ordering::Relaxed);
                 }
                 visits.fetch_add(1, Ordering::Relaxed);
@@ -159,6 +140,8 @@ async fn main() -> anyhow::Result<ExitCode> {
     let [first, second, last] = thirds;
     println!("MiB by thirds         {first:.1}  {second:.1}  {last:.1}  (medians; peak {peak:.1})");
     println!("peers in its table    {}", entry.metric("narswarm_bootstrap_table_peers").await);
+    println!("announcements kept    {}", entry.metric("narswarm_bootstrap_records").await);
+    println!("messages answered     {}", entry.metric("narswarm_bootstrap_answered_total").await);
     println!("connections made      {}", entry.metric("narswarm_bootstrap_connected_total").await);
     let failed = failed.load(Ordering::Relaxed);
     ensure!(failed * 100 <= args.peers, "{failed} of {} peers were not served", args.peers);
@@ -172,9 +155,5 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn resident_mib(entry: &EntryNode) -> anyhow::Result<f64> {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", entry.pid()))?;
-    let line =
-        status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("Linux tells")?;
-    let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
-    Ok(kib / 1024.0)
+    Ok(resident_bytes(entry.pid())? as f64 / f64::from(1 << 20))
 }
