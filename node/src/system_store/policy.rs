@@ -35,12 +35,6 @@ impl Policy {
         !matches(&self.exclude, item)
     }
 
-    /// Whether anything in the cache is kept from others.
-    #[must_use]
-    pub fn excludes_some(&self) -> bool {
-        !self.exclude.is_empty()
-    }
-
     /// Whether the item may be shared, as far as its name says.
     #[must_use]
     pub fn allows(&self, item: &ItemName) -> bool {
