@@ -65,7 +65,8 @@ impl Inner {
         }
         let mut came = self.own_filter.came.lock();
         let room = limits::MAX_DELTA_ITEMS.saturating_sub(came.len());
-        came.extend(items.iter().take(room).map(ItemKey::of));
+        let public = items.iter().filter(|item| !self.is_hidden(item));
+        came.extend(public.take(room).map(ItemKey::of));
     }
 
     /// What is answered to whoever asks for the filter.
@@ -177,7 +178,6 @@ fn save(inner: &Inner) {
 
 /// The leading bits of the keys of everything that others may know to be held here.
 fn list(inner: &Inner) -> Result<Vec<u32>, StoreError> {
-    let policy = &inner.config.policy;
     let mut keys = Vec::new();
     let mut after = None;
     loop {
@@ -185,17 +185,7 @@ fn list(inner: &Inner) -> Result<Vec<u32>, StoreError> {
         let Some((last, _)) = page.last() else { break };
         after = Some(*last);
         let mut items: Vec<_> = page.into_iter().map(|(item, _)| item).collect();
-        if policy.excludes_some() {
-            let mut narinfos = Vec::new();
-            for item in items.drain(..) {
-                if let Some(narinfo) = inner.store.narinfo(&item)? {
-                    narinfos.push((item, narinfo));
-                }
-            }
-            let believed = super::resolve::verify(inner, &narinfos);
-            let names = believed.iter().flatten().map(|narinfo| narinfo.item());
-            items.extend(names.filter(|i| policy.allows_cached(i)).map(|item| item.hash()));
-        }
+        items.retain(|item| !inner.is_hidden(item));
         keys.extend(items.iter().map(|item| leading(&ItemKey::of(item))));
     }
     if let Some(store) = inner.own_store.get() {
