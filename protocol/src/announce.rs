@@ -58,7 +58,6 @@ use crate::fetch::Time;
 use crate::limits::{ANNOUNCED_LIFE, MAX_ASKED_AT_ONCE};
 use announcer::Announcer;
 use finder::Finder;
-use std::collections::BTreeMap;
 use std::time::Duration;
 use walk::Walk;
 
@@ -176,7 +175,8 @@ pub struct Discovery {
     /// Announcements wait.
     held_back: bool,
     finder: Finder,
-    asked: BTreeMap<RequestId, Asked>,
+    /// What was asked and isn't answered, in the order of the requests.
+    asked: Vec<(RequestId, Asked)>,
     requests: u64,
 }
 
@@ -189,7 +189,7 @@ impl Discovery {
             announcer: Announcer::new(config.seed, config.explores, now),
             held_back: false,
             finder: Finder::default(),
-            asked: BTreeMap::new(),
+            asked: Vec::new(),
             requests: 0,
         }
     }
@@ -317,7 +317,7 @@ impl Discovery {
 
     /// An answer has come.
     pub fn handle_reply(&mut self, request: RequestId, reply: &Reply, now: Time) {
-        let Some(asked) = self.asked.remove(&request) else { return };
+        let Some(asked) = self.take_asked(request) else { return };
         let Asked { node, bucket, purpose, at } = asked;
         self.contacts.answered(node, now.since(at));
         for contact in &reply.nearer {
@@ -340,7 +340,8 @@ impl Discovery {
 
     /// No answer will come: the node wasn't reached, refused, took too long, or talked nonsense.
     pub fn handle_failure(&mut self, request: RequestId, now: Time) {
-        let Some(Asked { node, bucket, purpose, .. }) = self.asked.remove(&request) else { return };
+        let Some(asked) = self.take_asked(request) else { return };
+        let Asked { node, bucket, purpose, .. } = asked;
         self.contacts.failed(node, now);
         match purpose {
             Purpose::Announcing => self.announcer.failed(bucket, node),
@@ -381,13 +382,18 @@ impl Discovery {
     ) -> Action {
         let request = RequestId(self.requests);
         self.requests += 1;
-        self.asked.insert(request, Asked { node, bucket, purpose, at });
+        self.asked.push((request, Asked { node, bucket, purpose, at }));
         Action::Ask { request, node, bucket, message }
+    }
+
+    fn take_asked(&mut self, request: RequestId) -> Option<Asked> {
+        let at = self.asked.binary_search_by_key(&request, |(request, _)| *request).ok()?;
+        Some(self.asked.remove(at).1)
     }
 
     /// When to poll again if nothing happens before.
     #[must_use]
-    pub fn poll_timeout(&self, now: Time) -> Option<Time> {
+    pub fn poll_timeout(&mut self, now: Time) -> Option<Time> {
         let announcer = self.announcer.poll_timeout(now);
         self.finder.poll_timeout(now).into_iter().chain(announcer).min()
     }

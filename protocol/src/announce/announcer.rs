@@ -5,19 +5,22 @@
 //! many others announce as well is announced by few of them: while the nodes that keep a bucket know
 //! of many providers, rounds are left out, the more the longer it lasts.
 
+mod lots;
+
 use super::announced::Announced;
 use super::contacts::Contacts;
-use super::place::{BUCKETS, Bucket, ItemKey, NodeId};
+use super::place::{Bucket, ItemKey, NodeId};
 use super::walk::Walk;
 use super::{Message, mix};
 use crate::fetch::Time;
 use crate::limits::{
-    ANNOUNCE_BURST, ANNOUNCE_RETRY, ANNOUNCE_TOKEN_EVERY, EXPLORE_AGAIN, EXPLORE_PAUSE,
-    FEW_PROVIDERS, GATHER_NEW_ITEMS, GATHER_WITHDRAWN_ITEMS, LOOK_NODES, MANY_PROVIDERS,
-    MAX_ANNOUNCE_RETRY, MAX_ANNOUNCED_KEYS, MAX_BUCKETS_AT_ONCE, MAX_THINNING, MIN_REANNOUNCE,
-    PARALLEL_ANNOUNCES, REANNOUNCE, REANNOUNCE_TO_NEWCOMERS, REPLICAS, RESTART_SPREAD,
+    ANNOUNCE_BURST, ANNOUNCE_RETRY, ANNOUNCE_TOKEN_EVERY, EXPLORE_AGAIN, FEW_PROVIDERS,
+    GATHER_NEW_ITEMS, LOOK_NODES, MANY_PROVIDERS, MAX_ANNOUNCE_RETRY, MAX_ANNOUNCED_KEYS,
+    MAX_BUCKETS_AT_ONCE, MAX_THINNING, MIN_REANNOUNCE, PARALLEL_ANNOUNCES, REANNOUNCE,
+    REANNOUNCE_TO_NEWCOMERS, REPLICAS, RESTART_SPREAD,
 };
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use lots::{Lot, Lots, Run};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 /// Meeting points that are looked at before the first announcement: twice as many as an estimate
@@ -33,59 +36,6 @@ struct Held {
     told: bool,
 }
 
-/// One bucket.
-#[derive(Debug, Default)]
-struct Lot {
-    /// When the whole is announced again; `None` while nothing of it was.
-    due: Option<Time>,
-    round: u64,
-    /// Held and not yet announced, and when that is to happen.
-    fresh: BTreeSet<ItemKey>,
-    fresh_due: Time,
-    /// No longer held, and when to tell those who were told otherwise.
-    gone: BTreeSet<ItemKey>,
-    gone_due: Time,
-    /// Who keeps what was announced.
-    keepers: BTreeSet<NodeId>,
-    /// How many nodes had become known when it was last announced as a whole, and when that was.
-    arrivals: u64,
-    announced: Time,
-    /// When to see who is near, if nothing is announced before.
-    explore_due: Time,
-    /// Runs that reached nobody, one after another.
-    failures: u32,
-    run: Option<Run>,
-}
-
-/// One announcement on its way.
-#[derive(Debug)]
-struct Run {
-    walk: Walk,
-    /// Still finding out who is nearest.
-    looking: bool,
-    whole: bool,
-    keys: Vec<ItemKey>,
-    /// Of each key, the most providers that anybody knows.
-    known: Vec<u8>,
-}
-
-impl Lot {
-    fn withdraw(&mut self, key: ItemKey, now: Time) {
-        if self.gone.is_empty() {
-            self.gone_due = now + GATHER_WITHDRAWN_ITEMS;
-        }
-        self.gone.insert(key);
-    }
-}
-
-impl Run {
-    /// Only looks who is near.
-    fn explore(bucket: Bucket, contacts: &mut Contacts, now: Time) -> Self {
-        let walk = Walk::new(bucket.position(), LOOK_NODES, LOOK_NODES, contacts, now);
-        Self { walk, looking: true, whole: false, keys: Vec::new(), known: Vec::new() }
-    }
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Announcer {
@@ -99,7 +49,7 @@ pub(super) struct Announcer {
     recalled: BTreeMap<ItemKey, u8>,
     /// How often what is worth keeping has changed.
     changes: u64,
-    lots: Vec<Lot>,
+    lots: Lots,
     /// Announcements of new items that may be made at once, and when one was last added.
     tokens: u32,
     token_at: Time,
@@ -115,12 +65,7 @@ impl Announcer {
             held: BTreeMap::new(),
             recalled: BTreeMap::new(),
             changes: 0,
-            lots: (0..BUCKETS as u32)
-                .map(|number| {
-                    let explore_due = now + EXPLORE_PAUSE * number;
-                    Lot { explore_due, ..Lot::default() }
-                })
-                .collect(),
+            lots: Lots::new(explores, now),
             tokens: ANNOUNCE_BURST,
             token_at: now,
             withdrawals: VecDeque::new(),
@@ -136,7 +81,7 @@ impl Announcer {
             }
         }
         for (bucket, due, keepers) in &announced.buckets {
-            let lot = &mut self.lots[usize::from(bucket.number())];
+            let lot = self.lots.change(*bucket);
             let due = (*due).min(REANNOUNCE).saturating_sub(away);
             // What fell due while the node was away is spread over some minutes.
             let late = mix(self.seed, u64::from(bucket.number()), 1) % RESTART_SPREAD.as_secs();
@@ -151,7 +96,7 @@ impl Announcer {
     /// Everything held has been said to be: what is recalled beyond that is withdrawn.
     pub fn forget_recalled(&mut self, now: Time) {
         for key in std::mem::take(&mut self.recalled).into_keys() {
-            self.lots[usize::from(key.bucket().number())].withdraw(key, now);
+            self.lots.change(key.bucket()).withdraw(key, now);
         }
     }
 
@@ -161,9 +106,8 @@ impl Announcer {
         let told = self.held.iter().filter(|(_, held)| held.told);
         let told = told.map(|(key, held)| (*key, held.level));
         let recalled = self.recalled.iter().map(|(key, level)| (*key, *level));
-        let gone = self.lots.iter().flat_map(|lot| &lot.gone).map(|key| (*key, 0));
-        let lots = Bucket::all().zip(&self.lots);
-        let buckets = lots.filter_map(|(bucket, lot)| {
+        let gone = self.lots.iter().flat_map(|(_, lot)| &lot.gone).map(|key| (*key, 0));
+        let buckets = self.lots.iter().filter_map(|(bucket, lot)| {
             let due = lot.due?.since(now);
             Some((bucket, due, lot.keepers.iter().copied().collect()))
         });
@@ -189,7 +133,7 @@ impl Announcer {
 
     /// An item is held, of which `providers` others are known.
     pub fn hold(&mut self, key: ItemKey, providers: usize, now: Time) {
-        let lot = &mut self.lots[usize::from(key.bucket().number())];
+        let lot = self.lots.change(key.bucket());
         lot.gone.remove(&key);
         if self.held.contains_key(&key) {
             return;
@@ -213,7 +157,7 @@ impl Announcer {
     /// An item is no longer held.
     pub fn release(&mut self, key: ItemKey, now: Time) {
         let Some(held) = self.held.remove(&key) else { return };
-        let lot = &mut self.lots[usize::from(key.bucket().number())];
+        let lot = self.lots.change(key.bucket());
         lot.fresh.remove(&key);
         if held.told || lot.run.as_ref().is_some_and(|run| run.keys.contains(&key)) {
             lot.withdraw(key, now);
@@ -223,8 +167,9 @@ impl Announcer {
 
     /// Everything is announced anew, as soon as may be.
     pub fn announce_again(&mut self, now: Time) {
-        for lot in self.lots.iter_mut().filter(|lot| lot.due.is_some()) {
-            lot.due = Some(now);
+        for bucket in Bucket::all() {
+            let lot = self.lots.change(bucket);
+            lot.due = lot.due.map(|_| now);
         }
     }
 
@@ -238,16 +183,16 @@ impl Announcer {
             return None;
         }
         self.add_tokens(now);
-        let mut running = self.lots.iter().filter(|lot| lot.run.is_some()).count();
+        let mut running = self.lots.running();
         let scouting = self.scout(&mut running, contacts, now);
-        for bucket in Bucket::all() {
-            let index = usize::from(bucket.number());
-            self.queue_withdrawals(index, now);
-            if !scouting && self.lots[index].run.is_none() && running < MAX_BUCKETS_AT_ONCE {
+        let token = self.next_token(now);
+        for bucket in self.lots.awake(token, now) {
+            self.queue_withdrawals(bucket, now);
+            if !scouting && !self.lots.runs(bucket) && running < MAX_BUCKETS_AT_ONCE {
                 self.begin(bucket, contacts, now);
-                running += usize::from(self.lots[index].run.is_some());
+                running += usize::from(self.lots.runs(bucket));
             }
-            let Some(run) = &mut self.lots[index].run else { continue };
+            let Some(run) = self.lots.run(bucket) else { continue };
             if let Some(node) = run.walk.next(contacts, now) {
                 let message = if run.looking {
                     Message::Look
@@ -269,39 +214,47 @@ impl Announcer {
     /// Before the first announcement: sees who is near some meeting points, since what is usual has
     /// to be known to see where it is crowded. Says whether that is still going on.
     fn scout(&mut self, running: &mut usize, contacts: &mut Contacts, now: Time) -> bool {
-        let has_something = self.lots.iter().any(|lot| {
+        let has_something = |lot: &Lot| {
             lot.due.is_some_and(|due| due <= now) || (!lot.fresh.is_empty() && lot.fresh_due <= now)
-        });
-        if !contacts.is_new_here() || !has_something {
+        };
+        if !contacts.is_new_here() || !self.lots.iter().any(|(_, lot)| has_something(lot)) {
             return false;
         }
         while self.scouted < SCOUTED && *running < MAX_BUCKETS_AT_ONCE {
             let Some(bucket) = Bucket::new(self.scouted as u8) else { break };
-            let lot = &mut self.lots[self.scouted];
             self.scouted += 1;
-            if lot.run.is_none() {
-                lot.run = Some(Run::explore(bucket, contacts, now));
+            if !self.lots.runs(bucket) {
+                self.lots.start(bucket, Run::explore(bucket, contacts, now));
                 *running += 1;
             }
         }
         let exploring = |lot: &Lot| lot.run.as_ref().is_some_and(|run| run.keys.is_empty());
-        self.lots.iter().any(exploring)
+        self.lots.iter().any(|(_, lot)| exploring(lot))
     }
 
     fn add_tokens(&mut self, now: Time) {
         let passed = now.since(self.token_at).as_secs() / ANNOUNCE_TOKEN_EVERY.as_secs();
         if passed > 0 {
             let more = u32::try_from(passed).unwrap_or(u32::MAX);
+            if self.tokens == 0 {
+                self.lots.change_all();
+            }
             self.tokens = self.tokens.saturating_add(more).min(ANNOUNCE_BURST);
             self.token_at = self.token_at + ANNOUNCE_TOKEN_EVERY * more;
         }
     }
 
-    fn queue_withdrawals(&mut self, index: usize, now: Time) {
-        let lot = &mut self.lots[index];
+    /// When something new may be announced, as far as there is a limit to it.
+    fn next_token(&self, now: Time) -> Time {
+        if self.tokens > 0 { now } else { self.token_at + ANNOUNCE_TOKEN_EVERY }
+    }
+
+    fn queue_withdrawals(&mut self, bucket: Bucket, now: Time) {
+        let lot = self.lots.get(bucket);
         if lot.gone.is_empty() || lot.gone_due > now || lot.run.is_some() {
             return;
         }
+        let lot = self.lots.change(bucket);
         self.changes += 1;
         let gone: Vec<_> = std::mem::take(&mut lot.gone).into_iter().collect();
         for keys in gone.chunks(MAX_ANNOUNCED_KEYS) {
@@ -312,7 +265,7 @@ impl Announcer {
 
     /// Begins to announce a bucket, when something of it is due.
     fn begin(&mut self, bucket: Bucket, contacts: &mut Contacts, now: Time) {
-        let lot = &mut self.lots[usize::from(bucket.number())];
+        let lot = self.lots.get(bucket);
         // A bucket that has fewer keepers than it should gets another when one has come.
         let starved = lot.due.is_some()
             && lot.keepers.len() < REPLICAS
@@ -323,7 +276,7 @@ impl Announcer {
         let explore = self.explores && lot.explore_due <= now;
         if !whole && !fresh {
             if explore {
-                lot.run = Some(Run::explore(bucket, contacts, now));
+                self.lots.start(bucket, Run::explore(bucket, contacts, now));
             }
             return;
         }
@@ -335,33 +288,37 @@ impl Announcer {
         } else {
             lot.fresh.iter().take(MAX_ANNOUNCED_KEYS).copied().collect()
         };
+        let lot = self.lots.change(bucket);
         if keys.is_empty() {
             // Nothing is held, or all of it is thinned out this time.
             lot.round += 1;
             lot.due = Some(now + interval(self.seed, bucket, lot.round));
             return;
         }
-        if !whole {
-            self.tokens -= 1;
-        }
         for key in &keys {
             lot.fresh.remove(key);
         }
         lot.fresh_due = now + GATHER_NEW_ITEMS;
         lot.arrivals = contacts.arrivals();
+        if !whole {
+            self.tokens -= 1;
+            if self.tokens == 0 {
+                self.lots.change_all();
+            }
+        }
         let mut walk = Walk::new(bucket.position(), LOOK_NODES, LOOK_NODES, contacts, now);
         let looking = !walk.is_settled(REPLICAS);
         if !looking {
             walk.ask_again(REPLICAS, PARALLEL_ANNOUNCES);
         }
         let known = vec![0; keys.len()];
-        lot.run = Some(Run { walk, looking, whole, keys, known });
+        self.lots.start(bucket, Run { walk, looking, whole, keys, known });
     }
 
     /// A walk has come to its end: what it was for follows.
     fn step(&mut self, bucket: Bucket, contacts: &mut Contacts, now: Time) {
-        let lot = &mut self.lots[usize::from(bucket.number())];
-        let Some(mut run) = lot.run.take() else { return };
+        let Some(mut run) = self.lots.end(bucket) else { return };
+        let lot = self.lots.change(bucket);
         let keepers = run.walk.who_answered();
         if !keepers.is_empty() {
             contacts.explored(bucket);
@@ -373,7 +330,7 @@ impl Announcer {
         if run.looking {
             run.looking = false;
             run.walk.ask_again(REPLICAS, PARALLEL_ANNOUNCES);
-            lot.run = Some(run);
+            self.lots.start(bucket, *run);
             return;
         }
         if keepers.is_empty() {
@@ -418,7 +375,7 @@ impl Announcer {
 
     /// A node has answered, and told (for an announcement) how many providers it knows of each key.
     pub fn answered(&mut self, bucket: Bucket, node: NodeId, known: &[u8]) {
-        let Some(run) = &mut self.lots[usize::from(bucket.number())].run else { return };
+        let Some(run) = self.lots.run(bucket) else { return };
         run.walk.answered(node);
         for (most, known) in run.known.iter_mut().zip(known) {
             *most = (*most).max(*known);
@@ -426,35 +383,19 @@ impl Announcer {
     }
 
     pub fn failed(&mut self, bucket: Bucket, node: NodeId) {
-        if let Some(run) = &mut self.lots[usize::from(bucket.number())].run {
+        if let Some(run) = self.lots.run(bucket) {
             run.walk.failed(node);
         }
     }
 
     pub fn walk(&mut self, bucket: Bucket) -> Option<&mut Walk> {
-        self.lots[usize::from(bucket.number())].run.as_mut().map(|run| &mut run.walk)
+        self.lots.run(bucket).map(|run| &mut run.walk)
     }
 
     /// When time alone will make something happen.
-    pub fn poll_timeout(&self, now: Time) -> Option<Time> {
-        let lots = self.lots.iter().filter_map(|lot| {
-            if let Some(run) = &lot.run {
-                return run.walk.poll_timeout(now);
-            }
-            let token = self.token_at + ANNOUNCE_TOKEN_EVERY;
-            let affordable = if self.tokens > 0 { lot.fresh_due } else { lot.fresh_due.max(token) };
-            let fresh = (!lot.fresh.is_empty()).then_some(affordable);
-            let gone = (!lot.gone.is_empty()).then_some(lot.gone_due);
-            let explore = self.explores.then_some(lot.explore_due);
-            let starved = lot.due.is_some() && lot.keepers.len() < REPLICAS;
-            let newcomers = starved.then_some(lot.announced + REANNOUNCE_TO_NEWCOMERS);
-            [lot.due, fresh, gone, newcomers, explore]
-                .into_iter()
-                .flatten()
-                .filter(|at| *at > now)
-                .min()
-        });
-        lots.min()
+    pub fn poll_timeout(&mut self, now: Time) -> Option<Time> {
+        let token = self.next_token(now);
+        self.lots.next(token, now)
     }
 }
 

@@ -5,12 +5,13 @@
 //! of every bucket from one lookup to the next, so that most lookups take one step.
 
 use super::mix;
-use super::place::{Bucket, Contact, NodeId, Position};
+use super::place::{BUCKETS, Bucket, Contact, NodeId, Position};
 use crate::fetch::Time;
 use crate::limits::{
     CONTACT_REST, CROWDED_FACTOR, MAX_CONTACT_FAILURES, MAX_WALK_NODES, REPLICAS, UNKNOWN_LATENCY,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use hashbrown::HashMap;
+use rustc_hash::FxBuildHasher;
 use std::time::Duration;
 
 /// How long the estimate of the network's density is used before it is made anew.
@@ -20,33 +21,49 @@ const DENSITY_LIFE: Duration = Duration::from_secs(300);
 /// unnoticed, as the median counts.
 const LEAST_EXPLORED: usize = 8;
 
-/// What is known of one node.
+/// What is known of one node: fits a line of the processor's cache, since there are many.
 #[derive(Debug, Clone)]
 pub(super) struct Known {
     pub contact: Contact,
+    /// Not asked before, after a failure.
+    rests_until: Time,
+    /// Round trip, when it was measured.
+    rtt: Option<Nanos>,
+    failures: u8,
     /// It has answered, and not failed since.
     pub proven: bool,
     /// There is a connection to it.
     pub connected: bool,
-    /// Round trip, when it was measured.
-    rtt: Option<Duration>,
-    failures: u8,
-    /// Not asked before, after a failure.
-    rests_until: Time,
+}
+
+/// A time of less than four seconds in nanoseconds; longer round trips count as that.
+type Nanos = std::num::NonZeroU32;
+
+/// A node in the order of the key space.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    position: Position,
+    at: u32,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct Contacts {
     limit: usize,
-    nodes: BTreeMap<NodeId, Known>,
+    /// In no order; the places in `free` are empty.
+    nodes: Vec<Known>,
+    free: Vec<u32>,
+    /// Where in `nodes` each is. Never walked through, so that the order in it doesn't matter, and
+    /// with so few entries that those who make numbers collide gain nothing.
+    index: HashMap<NodeId, u32, FxBuildHasher>,
     /// All of `nodes`, in the order of the key space.
-    places: BTreeSet<(Position, NodeId)>,
+    places: Vec<Place>,
     /// All of `nodes`, by how near they are to the nearest meeting point: the farthest is the
     /// first to be forgotten.
-    nearness: BTreeSet<(u64, NodeId)>,
-    /// Meeting points whose neighbourhood has been walked to.
-    explored: BTreeSet<Bucket>,
+    nearness: Vec<(u64, NodeId)>,
+    /// Meeting points whose neighbourhood has been walked to, and how many those are.
+    explored: [bool; BUCKETS],
+    explored_count: usize,
     density: Option<(Time, usize, u64)>,
     /// How often a node has become known.
     arrivals: u64,
@@ -58,10 +75,13 @@ impl Contacts {
     pub fn new(limit: usize) -> Self {
         Self {
             limit: limit.max(1),
-            nodes: BTreeMap::new(),
-            places: BTreeSet::new(),
-            nearness: BTreeSet::new(),
-            explored: BTreeSet::new(),
+            nodes: Vec::new(),
+            free: Vec::new(),
+            index: HashMap::default(),
+            places: Vec::new(),
+            nearness: Vec::new(),
+            explored: [false; BUCKETS],
+            explored_count: 0,
             density: None,
             arrivals: 0,
         }
@@ -70,13 +90,13 @@ impl Contacts {
     /// How many nodes are known.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.nodes.len()
+        self.places.len()
     }
 
     /// Whether none is.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
+        self.places.is_empty()
     }
 
     /// How often a node has become known: whoever waits for newcomers compares it.
@@ -85,18 +105,22 @@ impl Contacts {
     }
 
     pub(super) fn get(&self, node: NodeId) -> Option<&Known> {
-        self.nodes.get(&node)
+        self.index.get(&node).map(|at| &self.nodes[*at as usize])
+    }
+
+    fn get_mut(&mut self, node: NodeId) -> Option<&mut Known> {
+        self.index.get(&node).map(|at| &mut self.nodes[*at as usize])
     }
 
     /// Somebody speaks of a node.
     pub(super) fn hear_of(&mut self, contact: Contact) {
-        if let Some(known) = self.nodes.get_mut(&contact.node) {
+        if let Some(known) = self.get_mut(contact.node) {
             // Positions don't change, networks may.
             known.contact.network = contact.network.or(known.contact.network);
             return;
         }
         let nearness = nearness(contact.position);
-        if self.nodes.len() >= self.limit {
+        if self.len() >= self.limit {
             let Some(&(farthest, node)) = self.nearness.last() else { return };
             if farthest <= nearness {
                 return;
@@ -104,8 +128,6 @@ impl Contacts {
             self.forget(node);
         }
         self.arrivals += 1;
-        self.places.insert((contact.position, contact.node));
-        self.nearness.insert((nearness, contact.node));
         let known = Known {
             contact,
             proven: false,
@@ -114,17 +136,40 @@ impl Contacts {
             failures: 0,
             rests_until: Time::default(),
         };
-        self.nodes.insert(contact.node, known);
+        let at = self.free.pop().unwrap_or(self.nodes.len() as u32);
+        if let Some(place) = self.nodes.get_mut(at as usize) {
+            *place = known;
+        } else {
+            self.nodes.push(known);
+        }
+        let place = self.place(&contact);
+        self.places.insert(place, Place { position: contact.position, at });
+        let place = self.nearness.partition_point(|other| *other < (nearness, contact.node));
+        self.nearness.insert(place, (nearness, contact.node));
+        self.index.insert(contact.node, at);
+    }
+
+    /// Where among the places a contact is, or would be.
+    fn place(&self, contact: &Contact) -> usize {
+        self.places.partition_point(|place| {
+            let node = || self.nodes[place.at as usize].contact.node;
+            place.position < contact.position
+                || (place.position == contact.position && node() < contact.node)
+        })
     }
 
     pub(super) fn forget(&mut self, node: NodeId) {
-        let Some(known) = self.nodes.remove(&node) else { return };
-        self.places.remove(&(known.contact.position, node));
-        self.nearness.remove(&(nearness(known.contact.position), node));
+        let Some(contact) = self.get(node).map(|known| known.contact) else { return };
+        let place = self.place(&contact);
+        self.places.remove(place);
+        if let Ok(place) = self.nearness.binary_search(&(nearness(contact.position), node)) {
+            self.nearness.remove(place);
+        }
+        self.free.extend(self.index.remove(&node));
     }
 
     pub(super) fn connected(&mut self, node: NodeId, connected: bool) {
-        if let Some(known) = self.nodes.get_mut(&node) {
+        if let Some(known) = self.get_mut(node) {
             known.connected = connected;
             if connected {
                 (known.proven, known.rests_until) = (true, Time::default());
@@ -133,19 +178,21 @@ impl Contacts {
     }
 
     pub(super) fn answered(&mut self, node: NodeId, took: Duration) {
-        let Some(known) = self.nodes.get_mut(&node) else { return };
+        let Some(known) = self.get_mut(node) else { return };
         known.proven = true;
         known.failures = 0;
         known.rests_until = Time::default();
         // Of a node that had to be dialled first it says little.
         if known.connected {
-            let before = known.rtt.unwrap_or(took);
-            known.rtt = Some((before * 3 + took) / 4);
+            let took = u32::try_from(took.as_nanos()).unwrap_or(u32::MAX);
+            let before = known.rtt.map_or(took, Nanos::get);
+            let mean = (u64::from(before) * 3 + u64::from(took)) / 4;
+            known.rtt = Nanos::new((mean as u32).max(1));
         }
     }
 
     pub(super) fn failed(&mut self, node: NodeId, now: Time) {
-        let Some(known) = self.nodes.get_mut(&node) else { return };
+        let Some(known) = self.get_mut(node) else { return };
         known.proven = false;
         known.failures += 1;
         known.rests_until = now + CONTACT_REST * (1 << known.failures.min(5));
@@ -156,53 +203,34 @@ impl Contacts {
 
     /// How long an answer of this node may take before it pays to ask another as well.
     pub(super) fn patience(&self, node: NodeId) -> Duration {
-        let known = self.nodes.get(&node);
-        match known.filter(|known| known.connected).map(|known| known.rtt) {
-            Some(Some(rtt)) => rtt * 2 + Duration::from_millis(20),
+        match self.get(node).filter(|known| known.connected).map(|known| known.rtt) {
+            Some(Some(rtt)) => {
+                Duration::from_nanos(rtt.get().into()) * 2 + Duration::from_millis(20)
+            }
             Some(None) => UNKNOWN_LATENCY * 2,
             // It is dialled first, which takes some three round trips.
             None => UNKNOWN_LATENCY * 3,
         }
     }
 
-    /// The `count` nodes nearest to a place that may be asked now, nearest first.
-    pub(super) fn nearest(&self, target: Position, count: usize, now: Time) -> Vec<&Known> {
-        let usable = |(_, node): &(Position, NodeId)| {
-            self.nodes.get(node).filter(|known| known.rests_until <= now)
-        };
-        // Those that share the most leading bits stand together, and are nearer than all others.
-        let range = |bits: u32| {
-            let spread = u64::MAX.checked_shr(bits).unwrap_or(0);
-            let (least, greatest) = (target.0 & !spread, target.0 | spread);
-            (Position(least), NodeId(0))..=(Position(greatest), NodeId(u64::MAX))
-        };
-        let holds_enough = |bits| self.places.range(range(bits)).take(count).count() >= count;
-        let mut bits = self.places.len().checked_div(count).unwrap_or(0).max(1).ilog2();
-        while bits < u64::BITS && holds_enough(bits + 1) {
-            bits += 1;
-        }
-        let mut found: Vec<&Known>;
-        loop {
-            found = self.places.range(range(bits)).filter_map(usable).collect();
-            if found.len() >= count || bits == 0 {
-                break;
-            }
-            bits -= 1;
-        }
-        found.sort_by_key(|known| (known.contact.position.distance(target), known.contact.node));
-        found.truncate(count);
-        found
+    /// The nodes that may be asked now, by their distance to a place, nearest first.
+    pub(super) fn nearest(&self, target: Position, now: Time) -> impl Iterator<Item = &Known> {
+        let all = ByDistance::new(&self.places, target);
+        let known = all.map(move |place| &self.nodes[place.at as usize]);
+        known.filter(move |known| known.rests_until <= now)
     }
 
     /// A walk has come to its end at this meeting point.
     pub(super) fn explored(&mut self, bucket: Bucket) {
-        self.explored.insert(bucket);
+        let explored = &mut self.explored[usize::from(bucket.number())];
+        self.explored_count += usize::from(!*explored);
+        *explored = true;
     }
 
     /// Whether so few neighbourhoods are known that it can't be told whether one is crowded, while
     /// there are others to get to know.
     pub(super) fn is_new_here(&self) -> bool {
-        self.explored.len() < LEAST_EXPLORED
+        self.explored_count < LEAST_EXPLORED
     }
 
     /// Nodes near a meeting point that have answered lately. Where it is crowded, any of those
@@ -215,11 +243,17 @@ impl Contacts {
         now: Time,
     ) -> Vec<Contact> {
         let radius = self.usual_radius(now);
-        let near = self.nearest(target, MAX_WALK_NODES, now);
-        let mut proven: Vec<Contact> =
-            near.iter().filter(|known| known.proven).map(|known| known.contact).collect();
-        let inside = proven.iter().take_while(|c| c.position.distance(target) <= radius).count();
-        if radius != u64::MAX && inside >= CROWDED_FACTOR * REPLICAS {
+        let (mut proven, mut inside) = (Vec::with_capacity(count), 0);
+        let near = self.nearest(target, now).take(MAX_WALK_NODES);
+        for known in near.filter(|known| known.proven) {
+            let usual = radius != u64::MAX && known.contact.position.distance(target) <= radius;
+            if !usual && proven.len() >= count {
+                break;
+            }
+            inside += usize::from(usual);
+            proven.push(known.contact);
+        }
+        if inside >= CROWDED_FACTOR * REPLICAS {
             proven.truncate(inside);
             proven.sort_by_key(|contact| mix(salt, contact.node.0, 3));
         }
@@ -231,7 +265,7 @@ impl Contacts {
     /// the meeting points that were walked to, which whoever crowds around one of them hardly
     /// moves. Everywhere, while few were.
     pub(super) fn usual_radius(&mut self, now: Time) -> u64 {
-        let explored = self.explored.len();
+        let explored = self.explored_count;
         if explored < LEAST_EXPLORED {
             return u64::MAX;
         }
@@ -240,15 +274,15 @@ impl Contacts {
         {
             return radius;
         }
-        let radius = |bucket: &Bucket| {
+        let radius = |bucket: Bucket| {
             let target = bucket.position();
-            let nearest = self.nearest(target, REPLICAS, now);
-            let farthest = nearest.get(REPLICAS - 1);
+            let farthest = self.nearest(target, now).nth(REPLICAS - 1);
             farthest.map_or(u64::MAX, |known| known.contact.position.distance(target))
         };
-        let mut radii: Vec<u64> = self.explored.iter().map(radius).collect();
-        radii.sort_unstable();
-        let median = radii[radii.len() / 2];
+        let explored_ones = Bucket::all().zip(self.explored).filter(|(_, explored)| *explored);
+        let mut radii: Vec<u64> = explored_ones.map(|(bucket, _)| radius(bucket)).collect();
+        let middle = radii.len() / 2;
+        let (_, &mut median, _) = radii.select_nth_unstable(middle);
         self.density = Some((now, explored, median));
         median
     }
@@ -263,6 +297,60 @@ impl Contacts {
         // `radius` is where the REPLICAS-th of n nodes is expected: n = REPLICAS · 2^64 / radius.
         let size = (REPLICAS as u128) << 64;
         u64::try_from(size / u128::from(radius.max(1))).unwrap_or(u64::MAX)
+    }
+}
+
+/// Goes through places by their distance to a target. Whatever shares more leading bits with it is
+/// nearer, so a part of the order of the key space is followed by its other half.
+struct ByDistance<'a> {
+    places: &'a [Place],
+    target: Position,
+    /// Parts to come, the next one last: at most one for each bit of a position, and one more.
+    parts: [(u32, u32); 65],
+    count: usize,
+}
+
+impl<'a> ByDistance<'a> {
+    fn new(places: &'a [Place], target: Position) -> Self {
+        let mut all = Self { places, target, parts: [(0, 0); 65], count: 0 };
+        all.push(0, places.len());
+        all
+    }
+
+    fn push(&mut self, from: usize, to: usize) {
+        if from < to {
+            self.parts[self.count] = (from as u32, to as u32);
+            self.count += 1;
+        }
+    }
+}
+
+impl<'a> Iterator for ByDistance<'a> {
+    type Item = &'a Place;
+
+    fn next(&mut self) -> Option<&'a Place> {
+        loop {
+            self.count = self.count.checked_sub(1)?;
+            let (from, to) = self.parts[self.count];
+            let (from, to) = (from as usize, to as usize);
+            let first = &self.places[from];
+            let differ = first.position.0 ^ self.places[to - 1].position.0;
+            let Some(bit) = differ.checked_ilog2() else {
+                // All that is left of this part is in one place.
+                self.push(from + 1, to);
+                return Some(first);
+            };
+            let part = &self.places[from..to];
+            let is_low = |place: &Place| place.position.0 >> bit & 1 == 0;
+            let middle = from + part.partition_point(is_low);
+            if self.target.0 >> bit & 1 == 0 {
+                self.push(middle, to);
+                self.push(from, middle);
+            } else {
+                self.push(from, middle);
+                self.push(middle, to);
+            }
+        }
     }
 }
 
@@ -294,8 +382,8 @@ mod tests {
             let mut all: Vec<_> = (0..count).map(contact).collect();
             all.sort_by_key(|c| c.position.distance(Position(target)));
             all.truncate(wanted);
-            let nearest = contacts.nearest(Position(target), wanted, Time::default());
-            let nearest: Vec<_> = nearest.iter().map(|known| known.contact).collect();
+            let nearest = contacts.nearest(Position(target), Time::default()).take(wanted);
+            let nearest: Vec<_> = nearest.map(|known| known.contact).collect();
             prop_assert_eq!(nearest, all);
         }
     }
@@ -308,8 +396,9 @@ mod tests {
         let mut all: Vec<_> = (0..20_000).map(contact).collect();
         for bucket in Bucket::all().take(8) {
             all.sort_by_key(|c| c.position.distance(bucket.position()));
-            let nearest = contacts.nearest(bucket.position(), 3, Time::default());
-            assert_eq!(nearest[0].contact, all[0], "the nearest of all is kept");
+            let nearest = contacts.nearest(bucket.position(), Time::default()).next();
+            let nearest = nearest.map(|known| known.contact);
+            assert_eq!(nearest, Some(all[0]), "the nearest of all is kept");
         }
     }
 
@@ -329,9 +418,9 @@ mod tests {
         let mut contacts = contacts(2, 10);
         let (now, node) = (Time::default(), NodeId(1));
         contacts.failed(node, now);
-        assert_eq!(contacts.nearest(Position(0), 5, now).len(), 1);
+        assert_eq!(contacts.nearest(Position(0), now).count(), 1);
         let later = now + CONTACT_REST * 2;
-        assert_eq!(contacts.nearest(Position(0), 5, later).len(), 2);
+        assert_eq!(contacts.nearest(Position(0), later).count(), 2);
         (1..MAX_CONTACT_FAILURES).for_each(|_| contacts.failed(node, now));
         assert!(contacts.get(node).is_none());
     }

@@ -203,14 +203,15 @@ impl Finder {
     /// Ends what is over.
     fn settle(&mut self, id: SearchId, bucket: Bucket, contacts: &mut Contacts, now: Time) {
         let Some(search) = self.searches.get_mut(&id) else { return };
-        let Some(quest) = search.quests.get(&bucket) else { return };
+        let Some(quest) = search.quests.get_mut(&bucket) else { return };
         let satisfied = quest.wanted.values().all(|wanted| wanted.suffices(search.enough));
-        if !satisfied && !quest.walk.is_over() {
+        let over = quest.walk.is_over();
+        if !satisfied && !over {
             return;
         }
         // Only what nodes have answered is a reason to believe that nobody has it.
         let asked = !quest.walk.who_answered().is_empty();
-        if asked && quest.walk.is_over() {
+        if asked && over {
             contacts.explored(bucket);
         }
         let missed = quest.wanted.iter().filter(|(_, w)| asked && w.providers.is_empty());

@@ -10,7 +10,7 @@ use super::contacts::{Contacts, Known};
 use super::place::{Contact, NodeId, Position};
 use crate::fetch::Time;
 use crate::limits::{CROWDED_FACTOR, MAX_WALK_NODES, NETWORK_SHARE, REPLICAS};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -20,11 +20,22 @@ enum State {
     Failed,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Candidate {
+    distance: u64,
+    node: NodeId,
     network: Option<u64>,
     proven: bool,
     state: State,
+}
+
+/// Somebody who has been asked and hasn't answered.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    node: NodeId,
+    distance: u64,
+    /// From when on another is asked as well.
+    overdue: Time,
 }
 
 /// See the module.
@@ -37,13 +48,17 @@ pub(super) struct Walk {
     parallel: usize,
     /// The distance within which that many nodes are usual.
     radius: u64,
-    candidates: BTreeMap<(u64, NodeId), Candidate>,
-    /// Who has been asked and hasn't answered: how far away it is, and from when on another is
-    /// asked as well.
-    asked: BTreeMap<NodeId, (u64, Time)>,
+    /// Nearest first.
+    candidates: Vec<Candidate>,
+    asked: Vec<Asked>,
+    /// Whom the walk is about, by their places among the candidates; `None` after a change.
+    frontier: Option<Vec<u16>>,
     /// Nobody is left to ask, until something is heard.
     exhausted: bool,
 }
+
+/// Candidates that are remembered.
+const MAX_CANDIDATES: usize = 2 * MAX_WALK_NODES;
 
 impl Walk {
     /// Towards `target`, from the nodes that `contacts` knows to be near.
@@ -55,85 +70,93 @@ impl Walk {
         now: Time,
     ) -> Self {
         let radius = contacts.usual_radius(now);
-        let candidates = BTreeMap::new();
-        let (asked, exhausted) = (BTreeMap::new(), false);
-        let mut walk = Self { target, want, parallel, radius, candidates, asked, exhausted };
         let (mut proven, mut known) = (0, 0);
-        for Known { contact, proven: is_proven, .. } in
-            contacts.nearest(target, MAX_WALK_NODES, now)
-        {
-            let inside = contact.position.distance(target) <= radius;
-            if proven >= want.max(REPLICAS) && known >= 2 * REPLICAS && !inside {
+        let mut candidates = Vec::with_capacity(4 * REPLICAS);
+        let near = contacts.nearest(target, now).take(MAX_WALK_NODES);
+        for Known { contact, proven: is_proven, .. } in near {
+            let distance = contact.position.distance(target);
+            if proven >= want.max(REPLICAS) && known >= 2 * REPLICAS && distance > radius {
                 break;
             }
-            walk.add(*contact, *is_proven);
+            let Contact { node, network, .. } = *contact;
+            let state = State::New;
+            candidates.push(Candidate { distance, node, network, proven: *is_proven, state });
             proven += usize::from(*is_proven);
             known += 1;
         }
-        walk
+        let (asked, frontier, exhausted) = (Vec::new(), None, false);
+        Self { target, want, parallel, radius, candidates, asked, frontier, exhausted }
     }
 
-    fn add(&mut self, contact: Contact, proven: bool) {
-        let place = (contact.position.distance(self.target), contact.node);
-        let state = State::New;
-        let network = contact.network;
-        self.candidates.entry(place).or_insert_with(|| {
-            self.exhausted = false;
-            Candidate { network, proven, state }
-        });
+    fn place(&self, distance: u64, node: NodeId) -> Result<usize, usize> {
+        self.candidates.binary_search_by_key(&(distance, node), |c| (c.distance, c.node))
     }
 
     /// Somebody has named a node that is near. What doesn't come near is not remembered.
     pub fn hear_of(&mut self, contact: Contact, contacts: &Contacts) {
-        if self.candidates.len() < 2 * MAX_WALK_NODES {
-            let proven = contacts.get(contact.node).is_some_and(|known| known.proven);
-            self.add(contact, proven);
+        if self.candidates.len() >= MAX_CANDIDATES {
+            return;
+        }
+        let Contact { node, network, position } = contact;
+        let distance = position.distance(self.target);
+        if let Err(place) = self.place(distance, node) {
+            let proven = contacts.get(node).is_some_and(|known| known.proven);
+            let candidate = Candidate { distance, node, network, proven, state: State::New };
+            self.candidates.insert(place, candidate);
+            (self.frontier, self.exhausted) = (None, false);
         }
     }
 
     /// Whether the `want` nearest are all known to answer, so that nobody need ask who is near.
     pub fn is_settled(&self, want: usize) -> bool {
-        self.candidates.values().take(want).all(|candidate| candidate.proven)
+        self.candidates.iter().take(want).all(|candidate| candidate.proven)
     }
 
     /// All that stay candidates are asked again, the `want` nearest of them.
     pub fn ask_again(&mut self, want: usize, parallel: usize) {
         (self.want, self.parallel, self.exhausted) = (want, parallel, false);
-        for candidate in self.candidates.values_mut() {
+        for candidate in &mut self.candidates {
             if candidate.state == State::Answered {
                 (candidate.proven, candidate.state) = (true, State::New);
             }
         }
+        self.frontier = None;
     }
 
     /// Whom the walk is about: the nearest, fewer of each network, more where it is crowded, and
     /// those who are known to answer.
-    fn frontier(&self) -> Vec<(u64, NodeId)> {
-        let alive = || self.candidates.iter().filter(|(_, c)| c.state != State::Failed);
-        let inside = alive().take_while(|((distance, _), _)| *distance <= self.radius).count();
-        let crowded = self.radius != u64::MAX && inside >= CROWDED_FACTOR * REPLICAS;
-        let (mut chosen, mut passed_over) = (Vec::new(), Vec::new());
-        let mut networks: BTreeMap<u64, usize> = BTreeMap::new();
+    fn frontier(&self) -> Vec<u16> {
+        let alive = || (0_u16..).zip(&self.candidates).filter(|(_, c)| c.state != State::Failed);
+        let crowded = self.radius != u64::MAX && {
+            let inside = alive().take_while(|(_, c)| c.distance <= self.radius).count();
+            inside >= CROWDED_FACTOR * REPLICAS
+        };
+        let (mut chosen, mut passed_over) = (Vec::with_capacity(2 * REPLICAS), Vec::new());
+        let mut networks: Vec<(u64, usize)> = Vec::with_capacity(2 * REPLICAS);
         let mut proven = 0;
-        for (place, candidate) in alive() {
-            let enough = chosen.len() >= self.want && (!crowded || place.0 > self.radius);
-            if chosen.len() >= MAX_WALK_NODES {
+        for (at, candidate) in alive() {
+            let enough =
+                chosen.len() >= self.want && (!crowded || candidate.distance > self.radius);
+            if chosen.len() >= MAX_WALK_NODES || (enough && proven >= self.want) {
                 break;
             }
             let counts = candidate.proven || candidate.state == State::Answered;
-            if enough && (proven >= self.want || !counts) {
+            if enough && !counts {
                 continue;
             }
             if let Some(network) = candidate.network {
-                let share = networks.entry(network).or_default();
-                if *share >= NETWORK_SHARE {
-                    passed_over.push(*place);
-                    continue;
+                let known = networks.iter_mut().find(|(other, _)| *other == network);
+                match known {
+                    Some((_, share)) if *share >= NETWORK_SHARE => {
+                        passed_over.push(at);
+                        continue;
+                    }
+                    Some((_, share)) => *share += 1,
+                    None => networks.push((network, 1)),
                 }
-                *share += 1;
             }
             proven += usize::from(counts);
-            chosen.push(*place);
+            chosen.push(at);
         }
         // A small network that one operator runs works too.
         let missing = self.want.saturating_sub(chosen.len());
@@ -141,35 +164,49 @@ impl Walk {
         chosen
     }
 
-    /// Whom to ask next, if anybody is to be asked now.
-    pub fn next(&mut self, contacts: &Contacts, now: Time) -> Option<NodeId> {
-        let waiting = self.asked.values().filter(|(_, overdue)| now < *overdue).count();
-        if self.exhausted || waiting >= self.parallel {
-            return None;
-        }
-        let rank = |&(distance, node): &(u64, NodeId)| {
+    /// The nearest of those who are to be asked and haven't been: first whoever is connected, then
+    /// whoever is known to answer.
+    fn fresh(&mut self, contacts: &Contacts) -> Option<usize> {
+        let frontier = self.frontier.take().unwrap_or_else(|| self.frontier());
+        let candidates = &self.candidates;
+        let fresh = frontier.iter().map(|at| usize::from(*at));
+        let fresh = fresh.filter(|at| candidates[*at].state == State::New).min_by_key(|at| {
+            let Candidate { distance, node, .. } = candidates[*at];
             let known = contacts.get(node);
             let connected = known.is_some_and(|known| known.connected);
             let proven = known.is_some_and(|known| known.proven);
             (!connected, !proven, distance, node)
-        };
-        let frontier = self.frontier();
-        let fresh = frontier.iter().filter(|place| self.candidates[*place].state == State::New);
-        let Some(&place) = fresh.min_by_key(|place| rank(place)) else {
+        });
+        self.frontier = Some(frontier);
+        fresh
+    }
+
+    /// Whom to ask next, if anybody is to be asked now.
+    pub fn next(&mut self, contacts: &Contacts, now: Time) -> Option<NodeId> {
+        let waiting = self.asked.iter().filter(|asked| now < asked.overdue).count();
+        if self.exhausted || waiting >= self.parallel {
+            return None;
+        }
+        let Some(at) = self.fresh(contacts) else {
             self.exhausted = true;
             return None;
         };
-        let (distance, node) = place;
-        self.candidates.get_mut(&place)?.state = State::Asked;
-        self.asked.insert(node, (distance, now + contacts.patience(node)));
+        let candidate = &mut self.candidates[at];
+        // Who is asked stays in the frontier, so that this one needn't be made anew.
+        candidate.state = State::Asked;
+        let Candidate { node, distance, .. } = *candidate;
+        let overdue = now + contacts.patience(node);
+        self.asked.push(Asked { node, distance, overdue });
         Some(node)
     }
 
     fn heard(&mut self, node: NodeId, state: State) {
-        let Some((distance, _)) = self.asked.remove(&node) else { return };
+        let Some(at) = self.asked.iter().position(|asked| asked.node == node) else { return };
+        let Asked { distance, .. } = self.asked.swap_remove(at);
         self.exhausted = false;
-        if let Some(candidate) = self.candidates.get_mut(&(distance, node)) {
-            candidate.state = state;
+        if let Ok(at) = self.place(distance, node) {
+            self.candidates[at].state = state;
+            self.frontier = None;
         }
     }
 
@@ -183,19 +220,25 @@ impl Walk {
 
     /// When it will be time to ask another, because somebody takes long.
     pub fn poll_timeout(&self, now: Time) -> Option<Time> {
-        let overdue = self.asked.values().map(|(_, overdue)| *overdue);
+        let overdue = self.asked.iter().map(|asked| asked.overdue);
         overdue.filter(|overdue| !self.exhausted && *overdue > now).min()
     }
 
     /// Whether everybody has been asked and has answered or failed.
-    pub fn is_over(&self) -> bool {
-        let open = || self.frontier().iter().any(|p| self.candidates[p].state == State::New);
-        self.asked.is_empty() && (self.exhausted || !open())
+    pub fn is_over(&mut self) -> bool {
+        if !self.asked.is_empty() {
+            return false;
+        }
+        let frontier = self.frontier.take().unwrap_or_else(|| self.frontier());
+        let is_new = |at: &u16| self.candidates[usize::from(*at)].state == State::New;
+        let over = self.exhausted || !frontier.iter().any(is_new);
+        self.frontier = Some(frontier);
+        over
     }
 
     /// Who has answered, nearest first.
     pub fn who_answered(&self) -> BTreeSet<NodeId> {
-        let answered = self.candidates.iter().filter(|(_, c)| c.state == State::Answered);
-        answered.map(|((_, node), _)| *node).collect()
+        let answered = self.candidates.iter().filter(|c| c.state == State::Answered);
+        answered.map(|candidate| candidate.node).collect()
     }
 }

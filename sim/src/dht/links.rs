@@ -116,6 +116,8 @@ pub struct Links {
     /// Octets that each has sent and received.
     pub octets: Vec<u64>,
     links: Vec<Vec<Link>>,
+    /// The second before which surely none of a node's connections closes.
+    lasting: Vec<u32>,
     chance: Chance,
     /// Connections made.
     pub connections: u64,
@@ -140,6 +142,7 @@ impl Links {
             timing,
             octets: vec![0; count],
             links: vec![Vec::new(); count],
+            lasting: vec![u32::MAX; count],
             chance,
             connections: 0,
             dialled_in_vain: 0,
@@ -150,6 +153,24 @@ impl Links {
     #[must_use]
     pub fn connected(&self, from: NodeId, to: NodeId, now: u32) -> bool {
         self.links[from as usize].iter().any(|link| link.peer == to && link.until >= now)
+    }
+
+    /// Whether a connection of a node may have closed since [`Links::look_after`].
+    #[must_use]
+    pub fn may_have_closed(&self, of: NodeId, now: u32) -> bool {
+        self.lasting[of as usize] <= now
+    }
+
+    /// The node's connections are looked at now.
+    pub fn look_after(&mut self, of: NodeId, now: u32) {
+        let open = self.links[of as usize].iter().map(|link| link.until);
+        let soonest = open.filter(|until| *until >= now).min();
+        self.lasting[of as usize] = soonest.map_or(u32::MAX, |until| until.saturating_add(1));
+    }
+
+    /// A connection of a node has closed, or is taken for one without being there.
+    pub fn unsettle(&mut self, of: NodeId) {
+        self.lasting[of as usize] = 0;
     }
 
     /// How many connections a node has.
@@ -172,6 +193,8 @@ impl Links {
 
     fn keep(&mut self, of: NodeId, peer: NodeId, now: u32, until: u32) {
         let links = &mut self.links[of as usize];
+        let lasting = &mut self.lasting[of as usize];
+        *lasting = (*lasting).min(until.saturating_add(1));
         if let Some(link) = links.iter_mut().find(|link| link.peer == peer) {
             link.until = link.until.max(until);
             return;
@@ -189,6 +212,8 @@ impl Links {
         links.push(Link { peer, until });
         if closed != NOBODY {
             self.links[closed as usize].retain(|link| link.peer != of);
+            self.unsettle(closed);
+            self.unsettle(of);
         }
     }
 
@@ -210,9 +235,11 @@ impl Links {
     pub fn leave(&mut self, node: NodeId, in_order: bool) {
         self.online[node as usize] = false;
         let links = std::mem::take(&mut self.links[node as usize]);
+        self.unsettle(node);
         if in_order {
             for link in links {
                 self.links[link.peer as usize].retain(|other| other.peer != node);
+                self.unsettle(link.peer);
             }
         }
     }
@@ -228,6 +255,7 @@ impl Links {
         let fresh = if self.connected(from, to, seconds) {
             if !there {
                 self.links[from as usize].retain(|link| link.peer != to);
+                self.unsettle(from);
                 return Fate::Nothing { after: timing.ask_timeout };
             }
             // It has come back meanwhile, and knows nothing of the connection.

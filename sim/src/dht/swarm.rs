@@ -266,6 +266,7 @@ impl Swarm {
                 discovery.handle_connected(contact.node, true);
                 if !this.told.contains(&other) {
                     this.told.push(other);
+                    self.kad.links.unsettle(node);
                 }
             }
         }
@@ -286,9 +287,13 @@ impl Swarm {
     /// Tells the machine which connections have been closed since.
     fn tell_closed(&mut self, node: NodeId) {
         let seconds = self.seconds();
+        if !self.kad.links.may_have_closed(node, seconds) {
+            return;
+        }
         let this = &mut self.nodes[node as usize];
         let Some(discovery) = &mut this.discovery else { return };
-        let links = &self.kad.links;
+        let links = &mut self.kad.links;
+        links.look_after(node, seconds);
         this.told.retain(|&other| {
             let connected = links.connected(node, other, seconds);
             if !connected {
@@ -315,7 +320,7 @@ impl Swarm {
             }
         }
         let this = &mut self.nodes[node as usize];
-        let Some(discovery) = &this.discovery else { return };
+        let Some(discovery) = &mut this.discovery else { return };
         if let Some(at) = discovery.poll_timeout(time(now)) {
             // A millisecond is as fine as the timers of production.
             let at = nanos(at).max(now + crate::agenda::MILLI);

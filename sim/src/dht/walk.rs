@@ -115,20 +115,44 @@ impl Path {
         let few = self.candidates.len() < wanted;
         let last = self.candidates.len().min(wanted) - 1;
         let range = self.candidates[last].distance;
-        let mut progress = few;
-        for &(distance, node) in closer {
-            if let Err(at) = self.at(distance) {
-                self.candidates.insert(at, Candidate { distance, node, state: State::New, hop });
-                progress |= distance < range;
-            }
-        }
-        self.candidates.truncate(MAX_CANDIDATES);
+        let new = self.add(closer, hop);
+        let progress = few || new.is_some_and(|closest| closest < range);
         if progress {
             (self.idle, self.stalled) = (0, false);
         } else {
             self.idle += 1;
             self.stalled |= self.idle >= PARALLEL;
         }
+    }
+
+    /// Adds nodes, closest first, that aren't known yet; gives the distance of the closest new one.
+    fn add(&mut self, closer: &[(Position, NodeId)], hop: u8) -> Option<Position> {
+        // Where each goes is found from the front, and then all are moved once, from the back.
+        let mut new = [(0, 0); BUCKET];
+        let (mut count, mut from) = (0, 0);
+        for (which, &(distance, _)) in closer.iter().enumerate().take(BUCKET) {
+            let rest = &self.candidates[from..];
+            match rest.binary_search_by_key(&distance, |candidate| candidate.distance) {
+                Ok(at) => from += at,
+                Err(at) => {
+                    from += at;
+                    new[count] = (from, which);
+                    count += 1;
+                }
+            }
+        }
+        let mut end = self.candidates.len();
+        let none = Candidate { distance: 0, node: 0, state: State::New, hop };
+        self.candidates.resize(end + count, none);
+        for number in (0..count).rev() {
+            let (at, which) = new[number];
+            let (distance, node) = closer[which];
+            self.candidates.copy_within(at..end, at + number + 1);
+            self.candidates[at + number] = Candidate { distance, node, ..none };
+            end = at;
+        }
+        self.candidates.truncate(MAX_CANDIDATES);
+        (count > 0).then(|| closer[new[0].1].0)
     }
 
     fn failed(&mut self, distance: Position) {
