@@ -33,14 +33,18 @@
 //! - `contacts`: the nodes known; how dense the network is.
 //! - `walk`: towards a meeting point, against those who would lead it astray.
 //! - `announcer`, `finder`: see there; `announced`: what of the former outlives a restart.
+//! - `holders`: whom of those found to ask, and when.
+//! - `anchors`: with whom to stay connected while searching.
 //! - `mirror`: where seeds are found, who hold too much to announce it, and who knows nobody.
 //! - [`providers`]: what a node keeps for others. Not part of [`Discovery`], since not every node
 //!   keeps something.
 
+mod anchors;
 mod announced;
 mod announcer;
 mod contacts;
 mod finder;
+mod holders;
 mod mirror;
 mod place;
 pub mod providers;
@@ -56,6 +60,7 @@ pub use place::{BUCKETS, Bucket, Contact, ItemKey, NodeId, Position};
 
 use crate::fetch::Time;
 use crate::limits::{ANNOUNCED_LIFE, MAX_ASKED_AT_ONCE};
+use anchors::Anchors;
 use announcer::Announcer;
 use finder::Finder;
 use std::time::Duration;
@@ -133,8 +138,17 @@ pub enum Action {
         /// What.
         message: Message,
     },
-    /// Somebody is said to hold what was searched for.
+    /// Somebody is said to hold what was searched for: ask them now, and report whether they were
+    /// there ([`Discovery::handle_provider_there`], [`Discovery::handle_provider_gone`]).
     Found(Found),
+    /// Be connected with a node, or no longer for this purpose. That it can't be reached is to be
+    /// reported ([`Discovery::handle_unreachable`]).
+    Stay {
+        /// With whom.
+        node: NodeId,
+        /// Or no longer.
+        stay: bool,
+    },
     /// The search is over.
     Done(SearchId),
 }
@@ -175,6 +189,7 @@ pub struct Discovery {
     /// Announcements wait.
     held_back: bool,
     finder: Finder,
+    anchors: Anchors,
     /// What was asked and isn't answered, in the order of the requests.
     asked: Vec<(RequestId, Asked)>,
     requests: u64,
@@ -189,6 +204,7 @@ impl Discovery {
             announcer: Announcer::new(config.seed, config.explores, now),
             held_back: false,
             finder: Finder::default(),
+            anchors: Anchors::new(config.seed),
             asked: Vec::new(),
             requests: 0,
         }
@@ -226,6 +242,12 @@ impl Discovery {
     /// A node is connected, or no longer.
     pub fn handle_connected(&mut self, node: NodeId, connected: bool) {
         self.contacts.connected(node, connected);
+        self.finder.connected(node, connected);
+    }
+
+    /// A node that this one was to be connected with ([`Action::Stay`]) can't be reached.
+    pub fn handle_unreachable(&mut self, node: NodeId, now: Time) {
+        self.contacts.failed(node, now);
     }
 
     /// A node doesn't answer others any more.
@@ -295,6 +317,7 @@ impl Discovery {
 
     /// Begins to search for holders of `keys`; `enough` of each key suffice.
     pub fn handle_search(&mut self, id: SearchId, keys: &[ItemKey], enough: usize, now: Time) {
+        self.anchors.note_search(keys.len(), now);
         self.finder.search(id, keys, enough, &mut self.contacts, now);
     }
 
@@ -354,7 +377,7 @@ impl Discovery {
 
     /// What is to be done now.
     pub fn poll_action(&mut self, now: Time) -> Option<Action> {
-        if let Some(found) = self.finder.poll_found() {
+        if let Some(found) = self.finder.poll_found(now) {
             return Some(Action::Found(found));
         }
         if self.asked.len() < MAX_ASKED_AT_ONCE {
@@ -369,7 +392,11 @@ impl Discovery {
                 return Some(self.ask(node, bucket, message, purpose, now));
             }
         }
-        self.finder.poll_done().map(Action::Done)
+        if let Some(search) = self.finder.poll_done() {
+            return Some(Action::Done(search));
+        }
+        let (node, stay) = self.anchors.poll(&self.contacts, now)?;
+        Some(Action::Stay { node, stay })
     }
 
     fn ask(
@@ -394,8 +421,8 @@ impl Discovery {
     /// When to poll again if nothing happens before.
     #[must_use]
     pub fn poll_timeout(&mut self, now: Time) -> Option<Time> {
-        let announcer = self.announcer.poll_timeout(now);
-        self.finder.poll_timeout(now).into_iter().chain(announcer).min()
+        let others = [self.announcer.poll_timeout(now), self.anchors.poll_timeout()];
+        self.finder.poll_timeout(now).into_iter().chain(others.into_iter().flatten()).min()
     }
 }
 

@@ -31,6 +31,13 @@ fn what_is_held_is_found_though_a_tenth_is_dead() {
 }
 
 #[test]
+fn whoever_searches_again_and_again_finds_within_two_round_trips_mostly() {
+    let ran = run("sessions", SMALL, 1);
+    assert!(ran.outcome.searches > 300 && ran.outcome.success > 0.97, "{:?}", ran.outcome);
+    assert!(ran.outcome.p50_ms <= 150.0 && ran.outcome.p99_ms <= 500.0, "{:?}", ran.outcome);
+}
+
+#[test]
 fn what_is_new_is_found_two_seconds_later() {
     let ran = run("novelties", SMALL, 1);
     assert!(ran.outcome.searches > 500 && ran.outcome.success > 0.99, "{:?}", ran.outcome);

@@ -9,6 +9,7 @@ mod asking;
 mod conformance;
 pub(super) mod dht;
 pub(super) mod diversity;
+mod guests;
 pub(super) mod keeper;
 pub mod memory;
 pub mod records;
@@ -75,4 +76,7 @@ pub trait Routing: Send + Sync {
 
     /// A provider that was found was not there, or held nothing: it is left out for a while.
     fn note_gone(&self, peer: PeerId);
+
+    /// A provider that was found has answered: those who are doubtful needn't be asked any more.
+    fn note_there(&self, peer: PeerId);
 }

@@ -93,6 +93,8 @@ struct Link {
     connection: ConnectionId,
     wishes: [mpsc::Sender<OpenRequest>; PROTOCOLS],
     keep: Arc<AtomicBool>,
+    /// The peer has made it.
+    inbound: bool,
     /// A relay carries little and slowly, so it is the last choice.
     relayed: bool,
     /// QUIC moves a third of what TCP does, so it is the second choice.
@@ -106,11 +108,29 @@ struct Shared {
     links: HashMap<PeerId, Vec<Link>>,
     /// Who waits for a connection to which peer.
     awaited: HashMap<PeerId, Vec<oneshot::Sender<Result<(), String>>>>,
-    /// Peers whose connections stay open when idle.
-    kept: HashMap<PeerId, ()>,
+    /// Peers whose connections stay open when idle, and what for: a bit for each of [`Keep`].
+    kept: HashMap<PeerId, u8>,
     /// Peers reached through a relay with whom a direct connection is under way, until when that is
     /// worth waiting for, and who waits.
     punching: HashMap<PeerId, (Instant, Vec<oneshot::Sender<()>>)>,
+}
+
+/// Why a connection stays open when idle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// The peer has been of use, is an entry node, or relays for this one.
+    Useful = 1,
+    /// This node searches, and the peer keeps what it searches for.
+    Anchor = 2,
+    /// The peer asks this node. How long a connection lasts that the peer has made is for the peer to
+    /// say; one that this node has made isn't kept for this.
+    Guest = 4,
+}
+
+/// Whether a connection is kept for these purposes.
+fn is_kept(purposes: u8, inbound: bool) -> bool {
+    let guest = Keep::Guest as u8;
+    purposes & !guest != 0 || (inbound && purposes & guest != 0)
 }
 
 /// Opens streams.
@@ -226,16 +246,23 @@ impl Control {
         Way::Wait(receiver)
     }
 
-    /// Keeps the connections of a peer open when idle, or no longer.
+    /// Keeps the connections of a useful peer open when idle, or no longer.
     pub fn keep(&self, peer: PeerId, keep: bool) {
+        self.keep_for(Keep::Useful, peer, keep);
+    }
+
+    /// Keeps the connections of a peer open when idle, or no longer for this purpose.
+    pub fn keep_for(&self, purpose: Keep, peer: PeerId, keep: bool) {
         let mut shared = self.shared.lock();
-        if keep {
-            shared.kept.insert(peer, ());
-        } else {
+        let before = shared.kept.get(&peer).copied().unwrap_or(0);
+        let purposes = if keep { before | purpose as u8 } else { before & !(purpose as u8) };
+        if purposes == 0 {
             shared.kept.remove(&peer);
+        } else {
+            shared.kept.insert(peer, purposes);
         }
         for link in shared.links.get(&peer).into_iter().flatten() {
-            link.keep.store(keep, Ordering::Relaxed);
+            link.keep.store(is_kept(purposes, link.inbound), Ordering::Relaxed);
         }
     }
 

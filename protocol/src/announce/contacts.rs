@@ -21,6 +21,9 @@ const DENSITY_LIFE: Duration = Duration::from_secs(300);
 /// unnoticed, as the median counts.
 const LEAST_EXPLORED: usize = 8;
 
+/// Room that is made for nodes at first.
+const LEAST_ROOM: usize = 32;
+
 /// What is known of one node: fits a line of the processor's cache, since there are many.
 #[derive(Debug, Clone)]
 pub(super) struct Known {
@@ -114,9 +117,15 @@ impl Contacts {
 
     /// Somebody speaks of a node.
     pub(super) fn hear_of(&mut self, contact: Contact) {
-        if let Some(known) = self.get_mut(contact.node) {
+        // Those that are named together stand together, so this looks at little memory.
+        let place = self.place(&contact);
+        let there = self.places.get(place).filter(|there| there.position == contact.position);
+        let known = there.map(|there| &mut self.nodes[there.at as usize]);
+        if let Some(known) = known.filter(|known| known.contact.node == contact.node) {
             // Positions don't change, networks may.
-            known.contact.network = contact.network.or(known.contact.network);
+            if contact.network.is_some() && contact.network != known.contact.network {
+                known.contact.network = contact.network;
+            }
             return;
         }
         let nearness = nearness(contact.position);
@@ -127,6 +136,10 @@ impl Contacts {
             }
             self.forget(node);
         }
+        // A node has one position, and whoever says otherwise isn't listened to.
+        if self.index.contains_key(&contact.node) {
+            return;
+        }
         self.arrivals += 1;
         let known = Known {
             contact,
@@ -136,6 +149,9 @@ impl Contacts {
             failures: 0,
             rests_until: Time::default(),
         };
+        if self.len() == self.places.capacity() {
+            self.grow();
+        }
         let at = self.free.pop().unwrap_or(self.nodes.len() as u32);
         if let Some(place) = self.nodes.get_mut(at as usize) {
             *place = known;
@@ -149,13 +165,23 @@ impl Contacts {
         self.index.insert(contact.node, at);
     }
 
+    /// Makes room for twice as many, but no more than will ever be known.
+    fn grow(&mut self) {
+        let more = self.len().max(LEAST_ROOM).min(self.limit - self.len());
+        self.nodes.reserve_exact(more);
+        self.places.reserve_exact(more);
+        self.nearness.reserve_exact(more);
+    }
+
     /// Where among the places a contact is, or would be.
     fn place(&self, contact: &Contact) -> usize {
-        self.places.partition_point(|place| {
-            let node = || self.nodes[place.at as usize].contact.node;
-            place.position < contact.position
-                || (place.position == contact.position && node() < contact.node)
-        })
+        let before = self.places.partition_point(|place| place.position < contact.position);
+        let same = self.places[before..].iter();
+        let same = same.take_while(|place| {
+            let node = self.nodes[place.at as usize].contact.node;
+            place.position == contact.position && node < contact.node
+        });
+        before + same.count()
     }
 
     pub(super) fn forget(&mut self, node: NodeId) {
@@ -269,8 +295,9 @@ impl Contacts {
         if explored < LEAST_EXPLORED {
             return u64::MAX;
         }
+        // A median of few is made anew when some more are known, not with each.
         if let Some((at, of, radius)) = self.density
-            && (of == explored && now.since(at) < DENSITY_LIFE)
+            && (explored <= of + of / 4 && now.since(at) < DENSITY_LIFE)
         {
             return radius;
         }
@@ -342,7 +369,8 @@ impl<'a> Iterator for ByDistance<'a> {
             };
             let part = &self.places[from..to];
             let is_low = |place: &Place| place.position.0 >> bit & 1 == 0;
-            let middle = from + part.partition_point(is_low);
+            let middle =
+                if to - from == 2 { from + 1 } else { from + part.partition_point(is_low) };
             if self.target.0 >> bit & 1 == 0 {
                 self.push(middle, to);
                 self.push(from, middle);
@@ -356,7 +384,8 @@ impl<'a> Iterator for ByDistance<'a> {
 
 /// How near a place is to the nearest meeting point.
 fn nearness(position: Position) -> u64 {
-    Bucket::all().map(|bucket| bucket.position().distance(position)).min().unwrap_or(u64::MAX)
+    let points = Bucket::positions().iter();
+    points.map(|point| point.distance(position)).min().unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! tells who turned out to be gone, so that they are left out for a while.
 
 use super::contacts::Contacts;
+use super::holders::{Holders, Named};
 use super::place::{Bucket, ItemKey, NodeId};
 use super::walk::Walk;
 use super::{Message, Reply, SearchId};
@@ -54,6 +55,10 @@ struct Search {
     /// Providers of each key that suffice.
     enough: usize,
     quests: BTreeMap<Bucket, Quest>,
+    /// Who was named.
+    holders: BTreeMap<ItemKey, Holders>,
+    /// Who was given out, for any item.
+    given: BTreeSet<NodeId>,
 }
 
 /// See the module.
@@ -66,6 +71,11 @@ pub(super) struct Finder {
     nobody: BTreeMap<ItemKey, (Time, Duration)>,
     /// Providers that were gone when they were asked, and until when they are left out.
     gone: BTreeMap<NodeId, Time>,
+    /// Who is connected.
+    connected: BTreeSet<NodeId>,
+    /// Holders may have to be given out now, or else at this time.
+    unsettled: bool,
+    give_out_at: Option<Time>,
 }
 
 impl Finder {
@@ -90,7 +100,8 @@ impl Finder {
             let walk = Walk::new(bucket.position(), REPLICAS, parallel, contacts, now);
             (bucket, Quest { walk, wanted, asked: BTreeMap::new() })
         });
-        let search = Search { enough: enough.max(1), quests: quests.collect() };
+        let (quests, enough) = (quests.collect(), enough.max(1));
+        let search = Search { enough, quests, holders: BTreeMap::new(), given: BTreeSet::new() };
         if search.quests.is_empty() || contacts.is_empty() || self.searches.len() >= MAX_SEARCHES {
             self.done.push_back(id);
         } else {
@@ -110,15 +121,61 @@ impl Finder {
         if self.gone.len() < MAX_GONE_PROVIDERS {
             self.gone.insert(provider, now + GONE_PROVIDER_LIFE);
         }
+        self.heard(provider, false);
     }
 
     /// A provider has answered.
     pub fn provider_there(&mut self, provider: NodeId) {
         self.gone.remove(&provider);
+        self.heard(provider, true);
     }
 
-    pub fn poll_found(&mut self) -> Option<Found> {
+    fn heard(&mut self, provider: NodeId, there: bool) {
+        let holders = self.searches.values_mut().flat_map(|search| search.holders.values_mut());
+        holders.for_each(|holders| holders.heard(provider, there));
+        self.unsettled = true;
+    }
+
+    /// A node is connected, or no longer.
+    pub fn connected(&mut self, node: NodeId, connected: bool) {
+        if connected {
+            self.connected.insert(node);
+        } else {
+            self.connected.remove(&node);
+        }
+    }
+
+    pub fn poll_found(&mut self, now: Time) -> Option<Found> {
+        self.give_out(now);
         self.found.pop_front()
+    }
+
+    /// Says who is to be asked by now, of those who were named; ends searches that are over.
+    fn give_out(&mut self, now: Time) {
+        if !self.unsettled && self.give_out_at.is_none_or(|at| now < at) {
+            return;
+        }
+        (self.unsettled, self.give_out_at) = (false, None);
+        let connected = &self.connected;
+        let mut over = Vec::new();
+        for (&search, Search { quests, holders, given, .. }) in &mut self.searches {
+            for (&key, holders) in holders.iter_mut() {
+                let is_near = |node| connected.contains(&node) || given.contains(&node);
+                if let Some(Named { provider, seen }) = holders.next(is_near, now) {
+                    given.insert(provider);
+                    self.found.push_back(Found { search, key, provider, seen });
+                }
+                let again = holders.poll_timeout(now);
+                self.give_out_at = self.give_out_at.into_iter().chain(again).min();
+            }
+            if quests.is_empty() && holders.values().all(Holders::is_over) {
+                over.push(search);
+            }
+        }
+        for search in over {
+            self.searches.remove(&search);
+            self.done.push_back(search);
+        }
     }
 
     pub fn poll_done(&mut self) -> Option<SearchId> {
@@ -173,8 +230,9 @@ impl Finder {
             if wanted.providers.len() < MAX_PROVIDERS_PER_ITEM
                 && wanted.providers.insert(hint.provider)
             {
-                let (key, provider, seen) = (*key, hint.provider, hint.seen);
-                self.found.push_back(Found { search: id, key, provider, seen });
+                let (provider, seen) = (hint.provider, hint.seen);
+                search.holders.entry(*key).or_default().name(Named { provider, seen });
+                self.unsettled = true;
             }
         }
         self.settle(id, bucket, contacts, now);
@@ -220,10 +278,7 @@ impl Finder {
             self.nobody.remove(key);
         }
         search.quests.remove(&bucket);
-        if search.quests.is_empty() {
-            self.searches.remove(&id);
-            self.done.push_back(id);
-        }
+        self.unsettled = true;
         missed.into_iter().for_each(|key| self.note_nobody(key, now));
     }
 
@@ -243,7 +298,8 @@ impl Finder {
     /// When time alone will make something happen.
     pub fn poll_timeout(&self, now: Time) -> Option<Time> {
         let quests = self.searches.values().flat_map(|search| search.quests.values());
-        quests.filter_map(|quest| quest.walk.poll_timeout(now)).min()
+        let walks = quests.filter_map(|quest| quest.walk.poll_timeout(now));
+        walks.chain(self.give_out_at.filter(|at| *at > now)).min()
     }
 }
 

@@ -87,10 +87,15 @@ impl Bucket {
     /// Where that key is.
     #[must_use]
     pub fn position(self) -> Position {
+        Self::positions()[usize::from(self.0)]
+    }
+
+    /// Where all the keys are, by the buckets' numbers.
+    pub(super) fn positions() -> &'static [Position; BUCKETS] {
         static POSITIONS: LazyLock<[Position; BUCKETS]> = LazyLock::new(|| {
             std::array::from_fn(|number| Position::of(&Bucket(number as u8).key()))
         });
-        POSITIONS[usize::from(self.0)]
+        &POSITIONS
     }
 }
 

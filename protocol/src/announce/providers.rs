@@ -15,7 +15,7 @@ pub use crate::octets::SnapshotError;
 use super::mix;
 use super::place::ItemKey;
 use crate::limits::{
-    ANNOUNCED_LIFE, MAX_PEER_ADDRESSES, MAX_PROBES, MAX_PROVIDER_RECORDS,
+    ANNOUNCED_LIFE, ITEMS_IN_SHORT_ANSWER, MAX_PEER_ADDRESSES, MAX_PROBES, MAX_PROVIDER_RECORDS,
     MAX_PROVIDER_RECORDS_PER_PEER, MAX_PROVIDERS_PER_ITEM, NETWORK_SHARE, PROBE_AFTER,
     PROVIDERS_IN_ANSWER, PRUNE_EVERY,
 };
@@ -193,7 +193,9 @@ impl Providers {
     /// last, not all of one network. `salt` decides between equals, so that not all are sent to the
     /// same few. Providers that were seen long ago are put down to be probed.
     pub fn find(&mut self, keys: &[ItemKey], salt: u64, most: usize, now: Seconds) -> Vec<Hit<'_>> {
-        let mut chosen: Vec<(u32, u32)> = Vec::new();
+        let (mut chosen, mut likely): (Vec<(u32, u32)>, Vec<u32>) = (Vec::new(), Vec::new());
+        let is_short = keys.len() <= ITEMS_IN_SHORT_ANSWER;
+        let of_each = if is_short { self.limits.per_item } else { PROVIDERS_IN_ANSWER };
         for (index, key) in (0..).zip(keys) {
             let mut live: Vec<_> = self
                 .live(*key, now)
@@ -214,15 +216,18 @@ impl Providers {
                     *share <= NETWORK_SHARE
                 })
             });
-            let slots = few.into_iter().chain(many).take(PROVIDERS_IN_ANSWER);
-            chosen.extend(slots.map(|(_, _, slot, _)| (index, slot)));
+            let slots = few.into_iter().chain(many).take(of_each).map(|(_, _, slot, _)| slot);
+            let from = chosen.len();
+            chosen.extend(slots.map(|slot| (index, slot)));
+            // The first of them are the ones that will be asked.
+            likely.extend(chosen[from..].iter().take(PROVIDERS_IN_ANSWER).map(|(_, slot)| *slot));
             if chosen.len() >= most {
                 break;
             }
         }
         chosen.truncate(most);
-        for (_, slot) in &chosen {
-            self.note_asked_for(*slot, now);
+        for slot in likely.into_iter().take(most) {
+            self.note_asked_for(slot, now);
         }
         let hits = chosen.into_iter().filter_map(|(key_index, slot)| {
             let provider = &self.owners.get(&slot)?.provider;

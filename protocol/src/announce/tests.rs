@@ -3,7 +3,9 @@
 
 use super::providers::{ProviderLimits, Providers, Seconds};
 use super::*;
-use crate::limits::{ANNOUNCED_LIFE, NOBODY_LIFE, REANNOUNCE, REPLICAS};
+use crate::limits::{
+    ANCHOR_CHECK, ANCHOR_LIFE, ANNOUNCED_LIFE, HOLDER_STAGGER, NOBODY_LIFE, REANNOUNCE, REPLICAS,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// One way.
@@ -40,6 +42,8 @@ struct World {
     only: Option<usize>,
     messages: usize,
     announces: usize,
+    /// Who stays connected with whom.
+    stays: BTreeSet<(usize, NodeId)>,
 }
 
 fn key(bucket: u8, number: u32) -> ItemKey {
@@ -90,6 +94,7 @@ impl World {
             only: None,
             messages: 0,
             announces: 0,
+            stays: BTreeSet::new(),
         }
     }
 
@@ -123,6 +128,11 @@ impl World {
                     self.found.entry(found.search).or_default().push((self.now, found));
                 }
                 Action::Done(search) => drop(self.done.insert(search, self.now)),
+                Action::Stay { node, stay: true } => {
+                    self.stays.insert((number, node));
+                    self.nodes[number].discovery.handle_connected(node, true);
+                }
+                Action::Stay { node, stay: false } => drop(self.stays.remove(&(number, node))),
             }
         }
         if let Some(timeout) = self.nodes[number].discovery.poll_timeout(self.now) {
@@ -389,6 +399,41 @@ fn a_restarted_node_does_not_say_everything_again() {
     assert_eq!(world.announces, before);
     world.run_for(REANNOUNCE);
     assert!(world.announces >= before + 64 * REPLICAS);
+}
+
+#[test]
+fn whoever_searches_again_stays_connected_with_keepers_for_a_while() {
+    let mut world = World::new(200);
+    let keys = items(64);
+    world.hold(2, &keys);
+    world.run_for(Duration::from_secs(20));
+    assert_eq!(world.search(1, &keys[..1]).0.len(), 1);
+    assert!(world.stays.is_empty(), "once is not often");
+    assert_eq!(world.search(1, &keys[1..2]).0.len(), 1);
+    assert!(world.stays.len() > 20, "{:?}", world.stays);
+    world.run_for(ANCHOR_LIFE + ANCHOR_CHECK);
+    assert!(world.stays.is_empty(), "{:?}", world.stays);
+}
+
+#[test]
+fn holders_are_given_out_one_after_the_other() {
+    let mut world = World::new(60);
+    let keys = items(1);
+    (2..8).for_each(|holder| world.hold(holder, &keys));
+    world.run_for(Duration::from_secs(2));
+    let id = SearchId(1);
+    world.nodes[1].discovery.handle_search(id, &keys, 20, world.now);
+    world.poll(1);
+    world.run_for(HOP * 2 + HOLDER_STAGGER / 2);
+    let found = |world: &World| world.found.get(&id).map_or(0, Vec::len);
+    assert_eq!(found(&world), 1, "the others wait until this one is late");
+    let first = world.found[&id][0].1.provider;
+    world.nodes[1].discovery.handle_provider_gone(first, world.now);
+    world.poll(1);
+    assert_eq!(found(&world), 2, "or was gone");
+    world.run_for(HOLDER_STAGGER);
+    assert_eq!(found(&world), 3);
+    assert!(!world.done.contains_key(&id), "there are more");
 }
 
 #[test]

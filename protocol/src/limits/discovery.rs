@@ -129,14 +129,49 @@ pub const NOBODY_LIFE_AT_MOST: std::time::Duration = std::time::Duration::from_s
 /// Items of which it is remembered that nobody provides them.
 pub const MAX_NOBODY: usize = 10_000;
 
-/// How long a provider that was gone is left out of what is found.
-pub const GONE_PROVIDER_LIFE: std::time::Duration = std::time::Duration::from_secs(300);
+/// How long a provider that was gone is left out of what is found: until keepers have noticed, see
+/// [`PROBE_AFTER`].
+pub const GONE_PROVIDER_LIFE: std::time::Duration = PROBE_AFTER;
 
 /// Providers of which it is remembered that they were gone.
 pub const MAX_GONE_PROVIDERS: usize = 4096;
 
-/// Providers of one item that an answer names.
+/// How long a holder that is asked may take before another is asked as well: a far one that has to be
+/// dialled takes longer, but to ask two costs less than to wait for one that is gone.
+pub const HOLDER_STAGGER: std::time::Duration = std::time::Duration::from_millis(150);
+
+/// Holders of one item that are waited for at once, ...
+pub const HOLDERS_AT_ONCE: usize = 4;
+
+/// ... and how long: what a relay on the other side of the world takes, three times.
+pub const HOLDER_PATIENCE: std::time::Duration = std::time::Duration::from_secs(3);
+
+/// A holder that wasn't seen for so long is as likely gone as there: a fifth of all sessions of
+/// workstations lasts longer than ten hours, half of them longer than five.
+pub const DOUBTFUL_HOLDER_AFTER: std::time::Duration = std::time::Duration::from_secs(3600);
+
+/// How long better ones have to answer before such a one is asked: what a far one takes that has to be
+/// dialled through a relay.
+pub const DOUBTFUL_STAGGER: std::time::Duration = std::time::Duration::from_millis(1000);
+
+/// So many items searched for at once, ...
+pub const BUSY_KEYS: usize = 8;
+
+/// ... or two searches within so long, are the work of somebody who will search again.
+pub const SEARCH_AGAIN: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// How long after the last search a node stays connected with a keeper of each bucket.
+pub const ANCHOR_LIFE: std::time::Duration = std::time::Duration::from_secs(600);
+
+/// How often it is seen to it that it is.
+pub const ANCHOR_CHECK: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Providers of one item that an answer names, ...
 pub const PROVIDERS_IN_ANSWER: usize = 8;
+
+/// ... unless it is for so few items that all who are known may be named: the more are, the likelier
+/// whoever asks is connected with one.
+pub const ITEMS_IN_SHORT_ANSWER: usize = 4;
 
 /// A provider that was not heard of for so long is probed when somebody asks for what it holds.
 pub const PROBE_AFTER: std::time::Duration = std::time::Duration::from_secs(900);

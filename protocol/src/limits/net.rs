@@ -139,6 +139,10 @@ pub const MAX_PEER_ADDRESSES: usize = 8;
 /// Most peers that are banned at once; the longest banned is let go.
 pub const MAX_BANS: usize = 4096;
 
+/// Most peers that ask this node for what it keeps whose idle connections are kept as long as they
+/// like: a quarter of all that others may make, so that newcomers find room.
+pub const MAX_GUESTS: usize = 96;
+
 /// Most useful peers whose idle connections are kept.
 pub const MAX_KEPT_PEERS: usize = 32;
 

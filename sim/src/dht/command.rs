@@ -53,7 +53,10 @@ pub struct Run {
     /// Prints JSON
     #[arg(long)]
     json: bool,
-    /// Draws how long searches took into this SVG file
+    /// Says on standard error, after each simulated hour, how far it is
+    #[arg(long)]
+    progress: bool,
+    /// Draws how long searches took, how many succeeded when, and messages into this SVG file
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
 }
@@ -112,19 +115,47 @@ pub struct Ran {
     pub digest: String,
     /// How long each search took, in milliseconds.
     pub took_ms: Vec<f64>,
+    /// The part of the searches that succeeded, in each part of the time that was measured, where
+    /// there were some.
+    pub success_by_part: Vec<Option<f64>>,
+    /// Messages of each node a day.
+    pub messages_a_day: Vec<f64>,
+    /// How long was measured.
+    pub hours: f64,
 }
 
 /// Runs a scenario under a seed.
 #[must_use]
 pub fn run(scenario: &Scenario, options: Options, seed: u64) -> Ran {
+    run_watched(scenario, options, seed, |_, _| {})
+}
+
+/// The same; after each simulated hour `passed` is told how many have passed and how many events there
+/// were.
+fn run_watched(
+    scenario: &Scenario,
+    options: Options,
+    seed: u64,
+    passed: impl FnMut(u64, u64),
+) -> Ran {
     let setup = scenario.setup(options);
     let mut swarm = Swarm::new(setup, seed);
-    swarm.run();
+    swarm.run(passed);
     let days = setup.measured as f64 / (24 * HOUR) as f64;
     let outcome = Outcome::of(&swarm.tally, setup.nodes, days);
     let violations = outcome.violations(&swarm.tally, &scenario.demands);
-    let took_ms = swarm.tally.took.iter().map(|&tenths| f64::from(tenths) / 10.0).collect();
-    Ran { outcome, violations, digest: swarm.digest(), took_ms }
+    let tally = &swarm.tally;
+    let part =
+        |[possible, found]: &[u64; 2]| (*possible > 0).then(|| *found as f64 / *possible as f64);
+    Ran {
+        violations,
+        digest: swarm.digest(),
+        took_ms: tally.took.iter().map(|&tenths| f64::from(tenths) / 10.0).collect(),
+        success_by_part: tally.parts.iter().map(part).collect(),
+        messages_a_day: tally.messages_a_day(days),
+        hours: days * 24.0,
+        outcome,
+    }
 }
 
 /// Performs a subcommand.
@@ -151,11 +182,19 @@ fn list() -> Result<ExitCode> {
 fn run_one(arguments: &Run) -> Result<ExitCode> {
     let scenario = arguments.chosen.scenario()?;
     let began = Instant::now();
-    let ran = run(scenario, arguments.chosen.options(), arguments.seed);
+    let ran = run_watched(scenario, arguments.chosen.options(), arguments.seed, |hours, events| {
+        if arguments.progress {
+            let seconds = began.elapsed().as_secs_f64();
+            let said = format!("{hours} hours, {events} events, {seconds:.0} s");
+            // Nobody need listen.
+            let _ = writeln!(std::io::stderr(), "{said}");
+        }
+    });
     let took = began.elapsed();
     if let Some(file) = &arguments.plot {
-        let title = format!("{}, seed {}", scenario.name, arguments.seed);
-        super::chart::draw(&ran.took_ms, &title, file)?;
+        let nodes = ran.outcome.nodes;
+        let title = format!("{}, {nodes} nodes, seed {}", scenario.name, arguments.seed);
+        super::chart::draw(&ran, &title, file)?;
     }
     let mut out = std::io::stdout().lock();
     if arguments.json {

@@ -75,12 +75,12 @@ pub enum Event {
         /// Whether it has answered.
         answers: bool,
     },
-    /// It is time to ask another holder.
-    Another {
-        /// The quest.
-        quest: u32,
-        /// Whose turn in its place.
-        turn: u32,
+    /// A node can't be reached with which another was to stay connected.
+    Missed {
+        /// Which.
+        node: NodeId,
+        /// With whom.
+        other: NodeId,
     },
     /// A quest has taken as long as it may.
     Deadline {

@@ -48,11 +48,59 @@ impl Default for Timing {
 /// Connections of a node at most, as in production: those unused the longest make room.
 const MAX_LINKS: usize = limits::MAX_CONNECTIONS as usize;
 
+/// A node's connections.
+#[derive(Debug, Clone, Default)]
+struct Ends {
+    /// With whom, apart from the rest, since they are searched through all the time.
+    peers: Vec<NodeId>,
+    ends: Vec<End>,
+}
+
 #[derive(Debug, Clone, Copy)]
-struct Link {
-    peer: NodeId,
+struct End {
     /// When it closes unless it is used, in seconds.
     until: u32,
+    /// The owner's machine believes that it is there.
+    told: bool,
+}
+
+/// Peers compared at once: what processors do in one step.
+const STRIDE: usize = 16;
+
+impl Ends {
+    fn find(&self, peer: NodeId) -> Option<usize> {
+        let mut strides = self.peers.chunks(STRIDE);
+        let is_in =
+            |stride: &[NodeId]| stride.iter().fold(false, |is, &other| is | (other == peer));
+        let stride = strides.position(is_in)? * STRIDE;
+        let within = self.peers[stride..].iter().position(|&other| other == peer)?;
+        Some(stride + within)
+    }
+
+    fn get(&mut self, peer: NodeId) -> Option<&mut End> {
+        self.find(peer).map(|at| &mut self.ends[at])
+    }
+
+    fn push(&mut self, peer: NodeId, until: u32) {
+        self.peers.push(peer);
+        self.ends.push(End { until, told: false });
+    }
+
+    /// Takes those out that are over; `noted` hears of those of which the machine doesn't know.
+    fn prune(&mut self, now: u32, mut noted: impl FnMut(NodeId)) {
+        let mut kept = 0;
+        for at in 0..self.peers.len() {
+            let (peer, end) = (self.peers[at], self.ends[at]);
+            if end.until >= now {
+                (self.peers[kept], self.ends[kept]) = (peer, end);
+                kept += 1;
+            } else if end.told {
+                noted(peer);
+            }
+        }
+        self.peers.truncate(kept);
+        self.ends.truncate(kept);
+    }
 }
 
 /// How a question ends, and how much later.
@@ -115,9 +163,11 @@ pub struct Links {
     pub timing: Timing,
     /// Octets that each has sent and received.
     pub octets: Vec<u64>,
-    links: Vec<Vec<Link>>,
+    links: Vec<Ends>,
     /// The second before which surely none of a node's connections closes.
     lasting: Vec<u32>,
+    /// Connections that each node's machine believes to be there, and that were taken away.
+    closed: Vec<Vec<NodeId>>,
     chance: Chance,
     /// Connections made.
     pub connections: u64,
@@ -127,6 +177,10 @@ pub struct Links {
 
 /// Octets of a connection's handshakes, identify included, in both directions.
 pub const CONNECT_OCTETS: u64 = 5200;
+
+/// What pings cost at each end of a connection: each end sends one every fifteen seconds, of 150 octets
+/// with everything below it.
+const PING_OCTETS_A_SECOND: u64 = 20;
 
 impl Links {
     /// Nodes that are all there, open and honest.
@@ -141,8 +195,9 @@ impl Links {
             terrain,
             timing,
             octets: vec![0; count],
-            links: vec![Vec::new(); count],
+            links: vec![Ends::default(); count],
             lasting: vec![u32::MAX; count],
+            closed: vec![Vec::new(); count],
             chance,
             connections: 0,
             dialled_in_vain: 0,
@@ -152,31 +207,66 @@ impl Links {
     /// Whether one believes to be connected to the other.
     #[must_use]
     pub fn connected(&self, from: NodeId, to: NodeId, now: u32) -> bool {
-        self.links[from as usize].iter().any(|link| link.peer == to && link.until >= now)
+        let links = &self.links[from as usize];
+        links.find(to).is_some_and(|at| links.ends[at].until >= now)
     }
 
-    /// Whether a connection of a node may have closed since [`Links::look_after`].
-    #[must_use]
-    pub fn may_have_closed(&self, of: NodeId, now: u32) -> bool {
-        self.lasting[of as usize] <= now
-    }
-
-    /// The node's connections are looked at now.
-    pub fn look_after(&mut self, of: NodeId, now: u32) {
-        let open = self.links[of as usize].iter().map(|link| link.until);
-        let soonest = open.filter(|until| *until >= now).min();
-        self.lasting[of as usize] = soonest.map_or(u32::MAX, |until| until.saturating_add(1));
-    }
-
-    /// A connection of a node has closed, or is taken for one without being there.
-    pub fn unsettle(&mut self, of: NodeId) {
+    /// A node's machine is told that a connection is there.
+    pub fn tell(&mut self, of: NodeId, peer: NodeId) {
+        match self.links[of as usize].get(peer) {
+            Some(link) => link.told = true,
+            None => self.take_away(of, peer, true),
+        }
         self.lasting[of as usize] = 0;
+    }
+
+    /// Notes that a connection is no longer there, for the machine that may believe it is.
+    fn take_away(&mut self, of: NodeId, peer: NodeId, told: bool) {
+        self.lasting[of as usize] = 0;
+        if told {
+            self.closed[of as usize].push(peer);
+        }
+    }
+
+    fn remove(&mut self, of: NodeId, peer: NodeId) {
+        let links = &mut self.links[of as usize];
+        if let Some(at) = links.find(peer) {
+            // The order decides who makes room among equals.
+            links.peers.remove(at);
+            let told = links.ends.remove(at).told;
+            self.take_away(of, peer, told);
+        }
+    }
+
+    /// The connections whose end a node's machine hasn't heard of.
+    pub fn take_closed(&mut self, of: NodeId, now: u32, closed: &mut Vec<NodeId>) {
+        closed.clear();
+        if self.lasting[of as usize] > now {
+            return;
+        }
+        let mut lasting = u32::MAX;
+        let Ends { peers, ends } = &mut self.links[of as usize];
+        for (peer, link) in peers.iter().zip(ends) {
+            if link.until >= now {
+                lasting = lasting.min(link.until.saturating_add(1));
+            } else if std::mem::take(&mut link.told) {
+                closed.push(*peer);
+            }
+        }
+        self.lasting[of as usize] = lasting;
+        for peer in std::mem::take(&mut self.closed[of as usize]) {
+            let again = self.links[of as usize].get(peer);
+            match again.filter(|link| link.until >= now) {
+                Some(link) => link.told = true,
+                None => closed.push(peer),
+            }
+        }
     }
 
     /// How many connections a node has.
     #[must_use]
     pub fn degree(&self, of: NodeId, now: u32) -> usize {
-        self.links[of as usize].iter().filter(|link| link.until >= now).count()
+        self.links[of as usize].ends.iter().filter(|link| link.until >= now).count()
     }
 
     /// Whether packets get from one to the other, if it is there.
@@ -195,25 +285,32 @@ impl Links {
         let links = &mut self.links[of as usize];
         let lasting = &mut self.lasting[of as usize];
         *lasting = (*lasting).min(until.saturating_add(1));
-        if let Some(link) = links.iter_mut().find(|link| link.peer == peer) {
+        let octets = &mut self.octets[of as usize];
+        if let Some(link) = links.get(peer) {
+            *octets += PING_OCTETS_A_SECOND * u64::from(until.saturating_sub(link.until.max(now)));
             link.until = link.until.max(until);
             return;
         }
-        if links.len() == links.capacity() || links.len() >= MAX_LINKS {
+        *octets += PING_OCTETS_A_SECOND * u64::from(until - now);
+        let count = links.peers.len();
+        if count == links.peers.capacity() || count >= MAX_LINKS {
             // Before it grows: most are over.
-            links.retain(|link| link.until >= now);
+            let unheard = &mut self.closed[of as usize];
+            links.prune(now, |peer| {
+                unheard.push(peer);
+                *lasting = 0;
+            });
         }
-        let mut closed = NOBODY;
-        if links.len() >= MAX_LINKS
-            && let Some(at) = (0..links.len()).min_by_key(|&at| links[at].until)
+        let (mut closed, mut told) = (NOBODY, false);
+        if links.peers.len() >= MAX_LINKS
+            && let Some(at) = (0..links.peers.len()).min_by_key(|&at| links.ends[at].until)
         {
-            closed = links.swap_remove(at).peer;
+            (closed, told) = (links.peers.swap_remove(at), links.ends.swap_remove(at).told);
         }
-        links.push(Link { peer, until });
+        links.push(peer, until);
         if closed != NOBODY {
-            self.links[closed as usize].retain(|link| link.peer != of);
-            self.unsettle(closed);
-            self.unsettle(of);
+            self.take_away(of, closed, told);
+            self.remove(closed, of);
         }
     }
 
@@ -231,15 +328,28 @@ impl Links {
         }
     }
 
+    /// A connection that was held is kept no longer than an unused one.
+    pub fn let_go(&mut self, a: NodeId, b: NodeId, now: u32) {
+        let until = now.saturating_add(self.timing.idle_seconds);
+        for (of, peer) in [(a, b), (b, a)] {
+            if let Some(link) = self.links[of as usize].get(peer) {
+                let rest = u64::from(link.until.saturating_sub(until));
+                self.octets[of as usize] -= PING_OCTETS_A_SECOND * rest;
+                link.until = link.until.min(until);
+                self.lasting[of as usize] = 0;
+            }
+        }
+    }
+
     /// The node is gone; those connected to it are told if it goes in order.
     pub fn leave(&mut self, node: NodeId, in_order: bool) {
         self.online[node as usize] = false;
         let links = std::mem::take(&mut self.links[node as usize]);
-        self.unsettle(node);
+        // Its machine is gone as well.
+        self.closed[node as usize].clear();
         if in_order {
-            for link in links {
-                self.links[link.peer as usize].retain(|other| other.peer != node);
-                self.unsettle(link.peer);
+            for peer in links.peers {
+                self.remove(peer, node);
             }
         }
     }
@@ -254,8 +364,7 @@ impl Links {
         let mut after = 0;
         let fresh = if self.connected(from, to, seconds) {
             if !there {
-                self.links[from as usize].retain(|link| link.peer != to);
-                self.unsettle(from);
+                self.remove(from, to);
                 return Fate::Nothing { after: timing.ask_timeout };
             }
             // It has come back meanwhile, and knows nothing of the connection.

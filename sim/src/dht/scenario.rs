@@ -71,7 +71,6 @@ fn calm(nodes: u32) -> Setup {
         contacts: 1024,
         refresh: Some(REFRESH),
         timing: Timing::default(),
-        stagger: 150 * MILLI,
     }
 }
 
@@ -123,6 +122,18 @@ pub const ALL: &[Scenario] = &[
             ..calm(nodes)
         },
         Demands { stale: Some(200), p99_ms: Some(500), ..FOUND },
+    ),
+    scenario(
+        "sessions",
+        "a hundred nodes search forty times each, at 50 ms round trip, a tenth of the nodes just dead",
+        1000,
+        |nodes| Setup {
+            uniform: Some(50 * MILLI),
+            befalls: Befalls::Deaths(10),
+            wants: Wants::Sessions { seekers: nodes / 10, searches: 40 },
+            ..calm(nodes)
+        },
+        Demands { stale: Some(200), p50_ms: Some(150), p99_ms: Some(500), ..FOUND },
     ),
     scenario(
         "novelties",
@@ -183,6 +194,8 @@ pub const ALL: &[Scenario] = &[
         |nodes| Setup {
             befalls: Befalls::EntryDies,
             nat_percent: 30,
+            // Who comes for the first time when they are dead knows nobody and stays alone.
+            warm_up: 24 * HOUR,
             measured: 24 * HOUR,
             ..wild(nodes)
         },

@@ -25,6 +25,13 @@ pub enum Wants {
     Crowd,
     /// This many searches in all, by anybody for anything that somebody holds.
     Searches(u32),
+    /// So many nodes search so many times each, one to three seconds apart, as when a system is built.
+    Sessions {
+        /// Who search.
+        seekers: u32,
+        /// How often each.
+        searches: u32,
+    },
     /// This many times somebody makes something new, and somebody else wants it two seconds later.
     Novelties(u32),
     /// Nothing.
@@ -79,15 +86,13 @@ pub struct Setup {
     pub refresh: Option<Nanos>,
     /// Waits and round trips.
     pub timing: Timing,
-    /// How long a holder may take before another is asked as well.
-    pub stagger: Nanos,
 }
 
 impl Setup {
     /// Whether what is found isn't kept, so that every search finds the network the same.
     #[must_use]
     pub fn searches_only(&self) -> bool {
-        matches!(self.wants, Wants::Searches(_) | Wants::Novelties(_))
+        matches!(self.wants, Wants::Searches(_) | Wants::Sessions { .. } | Wants::Novelties(_))
     }
 }
 

@@ -12,7 +12,7 @@ use super::event::Event;
 use super::kad::{Kad, Settings};
 use super::links::{Fate, Links, Nat, Nature};
 use super::population::Habit;
-use super::setup::Setup;
+use super::setup::{HOUR, Setup};
 use super::table::{NodeId, Position};
 use super::tally::Tally;
 use super::terrain::Terrain;
@@ -23,6 +23,7 @@ use narswarm_protocol::announce::{
     Action, Announced, Bucket, Contact, Discovery, Message, NodeId as Peer, Position as Place,
     RequestId,
 };
+use narswarm_protocol::limits;
 use wanting::Quest;
 
 /// A message of discovery on its way, whose fate is known.
@@ -49,8 +50,6 @@ struct Node {
     /// What it keeps of its announcements while it is away, and since when.
     announced: Option<(Announced, Nanos)>,
     items: Vec<ItemId>,
-    /// Whom its machine believes to be connected.
-    told: Vec<NodeId>,
     /// When it is polled next.
     poll_at: Nanos,
     session: u32,
@@ -77,9 +76,13 @@ pub struct Swarm {
     workload: Chance,
     measuring: bool,
     octets_at_begin: Vec<u64>,
+    closed: Vec<NodeId>,
     digest: blake3::Hasher,
     seed: u64,
 }
+
+/// After which a message of discovery counts as not answered, as in production.
+const LETTER_TIMEOUT: Nanos = 3 * SECOND;
 
 /// Octets of a message of discovery and of its answer, but for what is in them.
 const LETTER_OCTETS: u64 = 220;
@@ -112,7 +115,6 @@ impl Swarm {
             providers: None,
             announced: None,
             items: Vec::new(),
-            told: Vec::new(),
             poll_at: Nanos::MAX,
             session: 0,
             zone: 0,
@@ -135,6 +137,7 @@ impl Swarm {
             workload: Chance::new(seed, "workload"),
             measuring: false,
             octets_at_begin: Vec::new(),
+            closed: Vec::new(),
             digest: blake3::Hasher::new(),
             seed,
         };
@@ -142,9 +145,20 @@ impl Swarm {
         swarm
     }
 
-    /// Runs to the end.
-    pub fn run(&mut self) {
+    /// Runs to the end; after each simulated hour `passed` is told how many have passed and how many
+    /// events there were.
+    pub fn run(&mut self, mut passed: impl FnMut(u64, u64)) {
         let end = self.setup.warm_up + self.setup.measured;
+        let mut hours = 0;
+        while hours * HOUR < end {
+            hours += 1;
+            self.run_until(end.min(hours * HOUR));
+            passed(hours, self.tally.events);
+        }
+        self.close();
+    }
+
+    fn run_until(&mut self, end: Nanos) {
         while self.agenda.next_at().is_some_and(|at| at <= end)
             && let Some(event) = self.agenda.advance()
         {
@@ -152,7 +166,6 @@ impl Swarm {
             self.handle(event);
         }
         self.agenda.pass(end);
-        self.close();
     }
 
     /// BLAKE3 over all events, in hexadecimal: two runs with the same digest did the same.
@@ -174,7 +187,7 @@ impl Swarm {
             Event::Go { node } => (9, node, 0),
             Event::Want { node } => (10, node, 0),
             Event::Holder { quest, node, answers, .. } => (11 + u8::from(answers), quest, node),
-            Event::Another { quest, turn } => (13, quest, turn),
+            Event::Missed { node, other } => (13, node, other),
             Event::Deadline { quest, turn } => (14, quest, turn),
             Event::Probed { keeper, other, there } => (15 + u8::from(there), keeper, other),
             Event::Begin => (17, 0, 0),
@@ -230,7 +243,7 @@ impl Swarm {
             Event::Holder { quest, turn, node, answers } => {
                 self.holder(quest, turn, node, answers);
             }
-            Event::Another { quest, turn } => self.another(quest, turn),
+            Event::Missed { node, other } => self.missed(node, other),
             Event::Deadline { quest, turn } => self.deadline(quest, turn),
             Event::Probed { keeper, other, there } => self.probed(keeper, other, there),
             Event::Begin => self.begin(),
@@ -256,6 +269,7 @@ impl Swarm {
     /// Two are connected: their machines hear of it, if the other answers questions.
     fn connected(&mut self, a: NodeId, b: NodeId) {
         for (node, other) in [(a, b), (b, a)] {
+            self.saw(node, other);
             if !self.kad.serves(other) {
                 continue;
             }
@@ -264,10 +278,7 @@ impl Swarm {
             if let Some(discovery) = &mut this.discovery {
                 discovery.handle_contact(contact);
                 discovery.handle_connected(contact.node, true);
-                if !this.told.contains(&other) {
-                    this.told.push(other);
-                    self.kad.links.unsettle(node);
-                }
+                self.kad.links.tell(node, other);
             }
         }
     }
@@ -287,20 +298,11 @@ impl Swarm {
     /// Tells the machine which connections have been closed since.
     fn tell_closed(&mut self, node: NodeId) {
         let seconds = self.seconds();
-        if !self.kad.links.may_have_closed(node, seconds) {
-            return;
+        let Some(discovery) = &mut self.nodes[node as usize].discovery else { return };
+        self.kad.links.take_closed(node, seconds, &mut self.closed);
+        for &other in &self.closed {
+            discovery.handle_connected(Peer(other.into()), false);
         }
-        let this = &mut self.nodes[node as usize];
-        let Some(discovery) = &mut this.discovery else { return };
-        let links = &mut self.kad.links;
-        links.look_after(node, seconds);
-        this.told.retain(|&other| {
-            let connected = links.connected(node, other, seconds);
-            if !connected {
-                discovery.handle_connected(Peer(other.into()), false);
-            }
-            connected
-        });
     }
 
     /// Performs what a node's machine wants, and plans when to ask it again.
@@ -316,6 +318,7 @@ impl Swarm {
                 }
                 Some(Action::Found(found)) => self.found(node, &found),
                 Some(Action::Done(search)) => self.done(search),
+                Some(Action::Stay { node: with, stay }) => self.stay(node, with, stay),
                 None => break,
             }
         }
@@ -364,10 +367,41 @@ impl Swarm {
         match fate {
             Fate::Answer { after, .. } => self.agenda.after(after, Event::Reply { letter: at }),
             Fate::Nothing { after } => {
-                // Production gives a message as long, in `docs/protocol.md`.
-                let after = after.min(self.setup.timing.ask_timeout);
+                let after = after.min(LETTER_TIMEOUT);
                 self.agenda.after(after, Event::Failure { letter: at });
             }
+        }
+    }
+
+    /// Connects two for as long as one of them wants; when it no longer does, the connection is closed
+    /// like any that is idle.
+    fn stay(&mut self, node: NodeId, with: Peer, stay: bool) {
+        let (now, seconds) = (self.agenda.now(), self.seconds());
+        let Some(other) = NodeId::try_from(with.0).ok().filter(|other| *other < self.setup.nodes)
+        else {
+            return;
+        };
+        if !stay {
+            self.kad.links.let_go(node, other, seconds);
+            return;
+        }
+        match self.kad.links.ask(now, node, other, false) {
+            Fate::Answer { after, fresh } => {
+                let life = (limits::ANCHOR_LIFE + limits::ANCHOR_CHECK * 2).as_secs() as u32;
+                self.kad.links.hold(node, other, seconds, life);
+                if fresh {
+                    self.agenda.after(after, Event::Met { node, other });
+                }
+            }
+            Fate::Nothing { after } => self.agenda.after(after, Event::Missed { node, other }),
+        }
+    }
+
+    fn missed(&mut self, node: NodeId, other: NodeId) {
+        let now = time(self.agenda.now());
+        self.kad.unreached(node, other);
+        if let Some(discovery) = &mut self.nodes[node as usize].discovery {
+            discovery.handle_unreachable(Peer(other.into()), now);
         }
     }
 

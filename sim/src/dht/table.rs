@@ -91,6 +91,7 @@ pub enum Offer {
 #[derive(Debug, Clone, Default)]
 pub struct Table {
     own: Position,
+    len: usize,
     /// By the length of the shared prefix; short ones, that is far nodes, first.
     buckets: Vec<Bucket>,
 }
@@ -99,12 +100,13 @@ impl Table {
     /// The empty table of a node at this position.
     #[must_use]
     pub fn new(own: Position) -> Self {
-        Self { own, buckets: Vec::new() }
+        Self { own, len: 0, buckets: Vec::new() }
     }
 
     /// Forgets everybody.
     pub fn clear(&mut self) {
         self.buckets.clear();
+        self.len = 0;
     }
 
     fn place(&self, position: Position) -> usize {
@@ -114,13 +116,13 @@ impl Table {
     /// How many nodes it holds.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.buckets.iter().map(|bucket| usize::from(bucket.len)).sum()
+        self.len
     }
 
     /// Whether it holds nobody.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.buckets.iter().all(|bucket| bucket.len == 0)
+        self.len == 0
     }
 
     /// Everybody in it.
@@ -152,6 +154,7 @@ impl Table {
             && let Some(at) = bucket.find(node)
         {
             bucket.len -= 1;
+            self.len -= 1;
             bucket.entries[at] = bucket.entries[usize::from(bucket.len)];
         }
     }
@@ -171,6 +174,7 @@ impl Table {
         } else if usize::from(bucket.len) < BUCKET {
             bucket.entries[usize::from(bucket.len)] = Entry { node, seen: now };
             bucket.len += 1;
+            self.len += 1;
         }
     }
 
@@ -198,6 +202,7 @@ impl Table {
         if usize::from(bucket.len) < BUCKET {
             bucket.entries[usize::from(bucket.len)] = Entry { node, seen: now };
             bucket.len += 1;
+            self.len += 1;
             return Offer::Held;
         }
         if bucket.pending != NOBODY {
@@ -224,31 +229,24 @@ impl Table {
         found: &mut Vec<(Position, NodeId)>,
     ) {
         found.clear();
-        let first = self.place(target).min(self.buckets.len());
-        let take = |bucket: &mut Bucket, found: &mut Vec<(Position, NodeId)>| {
-            bucket.apply(now);
-            let others = bucket.entries().iter().filter(|entry| entry.node != except);
-            found.extend(others.map(|e| (positions[e.node as usize] ^ target, e.node)));
-        };
-        // Nodes that share the target's own bucket are closest, then all that are closer to the
-        // owner, in an order of their own, then bucket after bucket outwards.
-        if let Some(bucket) = self.buckets.get_mut(first) {
-            take(bucket, found);
-            found.sort_unstable();
-        }
-        if found.len() < BUCKET && first < self.buckets.len() {
-            let from = found.len();
-            for bucket in &mut self.buckets[first + 1..] {
-                take(bucket, found);
-            }
-            found[from..].sort_unstable();
-        }
-        for place in (0..first).rev() {
+        let (count, distance) = (self.buckets.len(), self.own ^ target);
+        let first = self.place(target).min(count);
+        // Nodes that share the target's own bucket are closest, then those of nearer buckets, and
+        // then bucket after bucket outwards. In the nearer ones nodes differ from the owner in the
+        // bit of their bucket first: where the owner differs from the target as well, they are
+        // closer than the owner, the more the higher the bit; elsewhere farther.
+        let differs = |place: &usize| distance >> (63 - place) & 1 == 1;
+        let closer = (first + 1..count).filter(differs);
+        let farther = (first + 1..count).rev().filter(|place| !differs(place));
+        let own = (first < count).then_some(first).into_iter();
+        for place in own.chain(closer).chain(farther).chain((0..first).rev()) {
             if found.len() >= BUCKET {
                 break;
             }
-            let from = found.len();
-            take(&mut self.buckets[place], found);
+            let (bucket, from) = (&mut self.buckets[place], found.len());
+            bucket.apply(now);
+            let others = bucket.entries().iter().filter(|entry| entry.node != except);
+            found.extend(others.map(|e| (positions[e.node as usize] ^ target, e.node)));
             found[from..].sort_unstable();
         }
         found.truncate(BUCKET);

@@ -6,6 +6,9 @@ use narswarm_protocol::announce::Message;
 use narswarm_protocol::limits::MAX_PROVIDER_RECORDS;
 use serde::Serialize;
 
+/// Parts into which the measured time is divided, for drawings.
+pub const PARTS: usize = 48;
+
 /// Counts.
 #[derive(Debug, Default)]
 pub struct Tally {
@@ -21,12 +24,16 @@ pub struct Tally {
     pub found: u64,
     /// Searches for what nobody there held.
     pub impossible: u64,
+    /// Those that were possible and those that found it, in each part of the measured time.
+    pub parts: Vec<[u64; 2]>,
     /// Octets that an oracle would have got from peers, and those that were got.
     pub octets: [u64; 2],
     /// Holders asked.
     pub dialled: u64,
     /// Of these, those that weren't there or didn't hold it.
     pub stale: u64,
+    /// Of these, those asked for what nobody there held.
+    pub stale_hopeless: u64,
     /// Providers probed by keepers.
     pub probes: u64,
     /// Records that one keeper had at most.
@@ -69,8 +76,17 @@ impl Tally {
         self.letters[kind] += u64::from(measuring);
     }
 
+    /// Messages of each node a day, when so many days were measured.
+    #[must_use]
+    pub fn messages_a_day(&self, days: f64) -> Vec<f64> {
+        let both = self.messages.iter().zip(&self.messages_at_begin);
+        both.map(|(after, before)| f64::from(after - before) / days).collect()
+    }
+
     /// Counts a search that is over.
-    pub fn quest(&mut self, possible: bool, found: bool, took: Nanos, size: u64) {
+    ///
+    /// `part` is the part of the measured time in which it has ended, counted from zero.
+    pub fn quest(&mut self, possible: bool, found: bool, took: Nanos, size: u64, part: usize) {
         if found {
             self.took.push((took / (MILLI / 10)) as u32);
             self.octets[1] += size;
@@ -79,6 +95,9 @@ impl Tally {
         if possible || found {
             self.possible += 1;
             self.found += u64::from(found);
+            self.parts.resize(PARTS, [0; 2]);
+            let [possible, successes] = &mut self.parts[part.min(PARTS - 1)];
+            (*possible, *successes) = (*possible + 1, *successes + u64::from(found));
             self.octets[0] += size;
         } else {
             self.impossible += 1;
@@ -109,6 +128,8 @@ pub struct Outcome {
     pub p99_ms: f64,
     /// Holders dialled in vain for each that was found.
     pub stale: f64,
+    /// The part of these that were dialled for what nobody there held.
+    pub stale_hopeless: f64,
     /// Messages sent or answered by a node a day: median, Kademlia's included.
     pub messages_a_day: f64,
     /// The same of the node that has most.
@@ -148,13 +169,7 @@ impl Outcome {
         took.sort_by(f64::total_cmp);
         let mut rates = tally.rates.clone();
         rates.sort_by(f64::total_cmp);
-        let before = tally.messages_at_begin.iter();
-        let mut messages: Vec<f64> = tally
-            .messages
-            .iter()
-            .zip(before)
-            .map(|(after, before)| f64::from(after - before) / days)
-            .collect();
+        let mut messages = tally.messages_a_day(days);
         messages.sort_by(f64::total_cmp);
         let each = f64::from(nodes) * days;
         let made = tally.connections - tally.connections_at_begin;
@@ -169,6 +184,7 @@ impl Outcome {
             p90_ms: percentile(&took, 90),
             p99_ms: percentile(&took, 99),
             stale: tally.stale as f64 / tally.found.max(1) as f64,
+            stale_hopeless: tally.stale_hopeless as f64 / tally.found.max(1) as f64,
             messages_a_day: percentile(&messages, 50),
             most_messages_a_day: percentile(&messages, 100),
             letters_a_day: tally.letters.map(|letters| letters as f64 / each),

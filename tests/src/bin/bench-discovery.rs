@@ -111,6 +111,7 @@ async fn search(net: &Net, hash: StoreHash) -> (Option<Duration>, usize) {
             },
             Some(Ok((peer, answer))) = asked.join_next() => match answer {
                 Ok(answers) if answers.iter().any(Option::is_some) => {
+                    net.routing().note_there(peer);
                     return (Some(begin.elapsed()), stale);
                 }
                 _ => {

@@ -188,6 +188,8 @@ async fn ask_providers(
                 }
                 if held.is_empty() {
                     net.routing().note_gone(peer);
+                } else {
+                    net.routing().note_there(peer);
                 }
                 if say.send(Heard::Peer(peer, held)).await.is_err() {
                     return named;

@@ -6,15 +6,17 @@
 
 mod restarts;
 
+use super::guests::Guests;
 use super::keeper::{Keeper, encode, parse};
 use super::{Provider, ProviderKey, Routing, RoutingError};
 use crate::net::book::{Book, Reach, is_plausible, reach};
 use crate::net::config::NetTiming;
 use crate::net::networks::operator_of;
 use crate::net::routing::asking::ask;
-use crate::net::streams::{Control, Protocol};
+use crate::net::streams::{Control, Keep, Protocol};
 use crate::net::swarm::View;
 use async_trait::async_trait;
+use futures::AsyncWriteExt as _;
 use libp2p::{Multiaddr, PeerId};
 use lru::LruCache;
 use narswarm_protocol::announce::{
@@ -51,7 +53,7 @@ const ENOUGH_OF_MANY: usize = 4;
 /// How often what has no event of its own is looked after: searches that are over, probes.
 const TICK: Duration = Duration::from_millis(250);
 
-/// How long a probed provider may take to answer.
+/// How long a probed provider, or a keeper to stay connected with, may take to answer.
 const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A search that somebody waits for.
@@ -61,6 +63,16 @@ struct Search {
     deadline: Instant,
     /// Whom this node knew itself.
     given: BTreeSet<(ItemKey, PeerId)>,
+}
+
+/// What the machine wants.
+struct ToDo {
+    /// Messages, each to a peer.
+    asks: Vec<(RequestId, PeerId, AnnounceRequest)>,
+    /// With whom to stay connected, or no longer.
+    stays: Vec<(PeerId, bool)>,
+    /// When to look again.
+    again: Option<Time>,
 }
 
 struct State {
@@ -80,6 +92,7 @@ pub struct Machine {
     wake: Notify,
     /// Whether announcements wait.
     holds_back: AtomicBool,
+    guests: Guests,
     pub(super) keeper: Keeper,
     pub(super) book: Book,
     pub(super) control: Control,
@@ -114,6 +127,7 @@ impl Machine {
             started: Instant::now(),
             wake: Notify::new(),
             holds_back: AtomicBool::new(false),
+            guests: Guests::new(control.clone()),
             keeper: kept,
             book,
             control,
@@ -138,6 +152,8 @@ impl Machine {
     pub fn connected(&self, peer: PeerId, there: bool) {
         if there {
             self.keeper.saw(peer, true);
+        } else {
+            self.guests.left(peer);
         }
         self.change(|state, _| state.discovery.handle_connected(number(&peer), there));
     }
@@ -206,6 +222,11 @@ impl Machine {
         &self.keeper
     }
 
+    /// Who has asked this node lately.
+    pub fn guests(&self) -> &Guests {
+        &self.guests
+    }
+
     /// Ends everything.
     pub fn stop(&self) {
         self.stop.cancel();
@@ -265,8 +286,8 @@ impl Machine {
     }
 
     /// Everything that is to be done now, and when to look again.
-    fn poll(&self) -> (Vec<(RequestId, PeerId, AnnounceRequest)>, Option<Time>) {
-        let (mut state, mut asks) = (self.state.lock(), Vec::new());
+    fn poll(&self) -> ToDo {
+        let (mut state, mut asks, mut stays) = (self.state.lock(), Vec::new(), Vec::new());
         while let Some(action) = state.discovery.poll_action(self.now()) {
             match action {
                 Action::Ask { request, node, bucket, message } => {
@@ -292,9 +313,13 @@ impl Machine {
                     }
                 }
                 Action::Done(search) => drop(state.searches.remove(&search)),
+                Action::Stay { node, stay } => match state.peers.get(&node).copied() {
+                    Some(peer) => stays.push((peer, stay)),
+                    None => state.discovery.handle_unreachable(node, self.now()),
+                },
             }
         }
-        (asks, state.discovery.poll_timeout(self.now()))
+        ToDo { asks, stays, again: state.discovery.poll_timeout(self.now()) }
     }
 
     /// Ends searches that nobody waits for or whose time is over.
@@ -328,7 +353,10 @@ pub async fn drive(machine: Arc<Machine>) {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        let (asks, timeout) = machine.poll();
+        let ToDo { asks, stays, again } = machine.poll();
+        for (peer, stay) in stays {
+            stay_connected(&machine, peer, stay);
+        }
         for (request, peer, message) in asks {
             let machine = machine.clone();
             tokio::spawn(async move {
@@ -339,7 +367,7 @@ pub async fn drive(machine: Arc<Machine>) {
                 }
             });
         }
-        let timeout = timeout.map_or(Duration::from_secs(3600), |at| at.since(machine.now()));
+        let timeout = again.map_or(Duration::from_secs(3600), |at| at.since(machine.now()));
         tokio::select! {
             () = machine.wake.notified() => {}
             () = tokio::time::sleep(timeout) => {}
@@ -361,6 +389,24 @@ fn probe(machine: &Arc<Machine>, peer: PeerId, addresses: Vec<Multiaddr>) {
     tokio::spawn(async move {
         let opened = machine.control.open(peer, Protocol::Announce, PROBE_PATIENCE).await;
         machine.keeper.saw(peer, opened.is_ok());
+    });
+}
+
+/// Stays connected with a keeper, or no longer.
+fn stay_connected(machine: &Arc<Machine>, peer: PeerId, stay: bool) {
+    machine.control.keep_for(Keep::Anchor, peer, stay);
+    if !stay {
+        return;
+    }
+    let machine = machine.clone();
+    tokio::spawn(async move {
+        match machine.control.open(peer, Protocol::Announce, PROBE_PATIENCE).await {
+            // A stream without a message makes this node a guest there.
+            Ok(mut stream) => drop(tokio::time::timeout(PROBE_PATIENCE, stream.close()).await),
+            Err(_) => machine.change(|state, now| {
+                state.discovery.handle_unreachable(number(&peer), now);
+            }),
+        }
     });
 }
 
@@ -434,5 +480,9 @@ impl Routing for DhtRouting {
 
     fn note_gone(&self, peer: PeerId) {
         self.0.gone(peer);
+    }
+
+    fn note_there(&self, peer: PeerId) {
+        self.0.change(|state, _| state.discovery.handle_provider_there(number(&peer)));
     }
 }

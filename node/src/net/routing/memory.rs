@@ -104,4 +104,6 @@ impl Routing for MemoryRouting {
     fn note_gone(&self, _: PeerId) {
         // Whoever is in the registry is there.
     }
+
+    fn note_there(&self, _: PeerId) {}
 }

@@ -43,6 +43,7 @@ pub async fn answer(
     if !machine.keeper().admits(with.peer, network) {
         return Ok(false);
     }
+    machine.guests().came(with.peer);
     let request = with.read(&mut stream, Some(with.stall), DOING).await?;
     let Some(request): Option<AnnounceRequest> = request else { return Ok(false) };
     let reply = machine.keeper().answer(with.peer, network, reach, request, machine);

@@ -2,7 +2,7 @@
 //! dials peers to whom somebody wants a stream.
 
 use super::handler::Handler;
-use super::{Accept, Control, Counters, Link, Protocol, Shared, Traffic};
+use super::{Accept, Control, Counters, Link, Protocol, Shared, Traffic, is_kept};
 use crate::net::book::Book;
 use crate::net::reach::{is_direct, is_quic};
 use libp2p::core::Endpoint;
@@ -73,19 +73,20 @@ impl Behaviour {
         connection: ConnectionId,
         peer: PeerId,
         address: &Multiaddr,
-        relayed: bool,
+        (relayed, inbound): (bool, bool),
     ) -> Handler {
         let channels = Protocol::ALL.map(|_| mpsc::channel(MAX_QUEUED_OPENS));
         let wishes = channels.each_ref().map(|(wishes, _)| wishes.clone());
         let receivers = channels.map(|(_, receiver)| receiver);
-        let kept = self.shared.lock().kept.contains_key(&peer);
-        let keep = Arc::new(AtomicBool::new(kept));
+        let purposes = self.shared.lock().kept.get(&peer).copied().unwrap_or(0);
+        let keep = Arc::new(AtomicBool::new(is_kept(purposes, inbound)));
         let quic = is_quic(address);
         let traffic = Arc::<Traffic>::default();
         let link = Link {
             connection,
             wishes,
             keep: keep.clone(),
+            inbound,
             relayed,
             quic,
             traffic: traffic.clone(),
@@ -185,7 +186,8 @@ impl NetworkBehaviour for Behaviour {
         local_address: &Multiaddr,
         remote_address: &Multiaddr,
     ) -> Result<Handler, ConnectionDenied> {
-        Ok(self.handler(connection, peer, remote_address, !is_direct(local_address)))
+        let relayed = !is_direct(local_address);
+        Ok(self.handler(connection, peer, remote_address, (relayed, true)))
     }
 
     fn handle_pending_outbound_connection(
@@ -206,7 +208,7 @@ impl NetworkBehaviour for Behaviour {
         _: Endpoint,
         _: PortUse,
     ) -> Result<Handler, ConnectionDenied> {
-        Ok(self.handler(connection, peer, address, !is_direct(address)))
+        Ok(self.handler(connection, peer, address, (!is_direct(address), false)))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {

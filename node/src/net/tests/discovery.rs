@@ -243,3 +243,29 @@ async fn what_is_damaged_of_what_was_announced_is_announced_anew() {
     node.routing().provide(&[key(7)]).await.expect("room");
     finds(&nets[1], key(7), &node).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_searches_a_lot_stays_connected_with_keepers() {
+    let start = || async {
+        let mut config = loopback();
+        config.timing.connection_idle = Duration::from_millis(200);
+        let started = Net::start(config, Arc::new(TestResponder::default())).await;
+        started.expect("it starts").0
+    };
+    let (keeper, busy, calm) = (start().await, start().await, start().await);
+    let is_connected = |net: &Net| net.connected().iter().any(|p| p.peer == keeper.peer_id());
+    let search = async |net: &Net, keys: &[[u8; 32]]| {
+        net.learn(keeper.peer_id(), keeper.listen_addresses());
+        let answer = net.query(keeper.peer_id(), &[StoreHash([9; 20])]).await;
+        answer.expect("the keeper answers");
+        wait_until("the keeper is known", || net.routing().ready()).await;
+        let mut found = net.routing().find(keys).await;
+        while soon("the search to end", found.recv()).await.is_some() {}
+    };
+    let keys: Vec<_> = (0..64).map(key).collect();
+    search(&busy, &keys).await;
+    // Both look who is near before they let go; the one that has begun later ends later.
+    search(&calm, &keys[..1]).await;
+    wait_until("who searches little lets go", || !is_connected(&calm)).await;
+    assert!(is_connected(&busy), "the other stays connected");
+}

@@ -158,7 +158,7 @@ fn those_seen_lately_come_first_and_the_gone_not_at_all() {
     let later = NOW.after(PROBE_AFTER * 4);
     store.handle_seen(&7_u64.to_be_bytes(), later);
     let hits = store.find(&[key(1)], 3, 100, later);
-    assert_eq!(hits.len(), PROVIDERS_IN_ANSWER);
+    assert_eq!(hits.len(), 20, "all, in so short an answer");
     assert_eq!(
         (hits[0].provider.peer.as_slice(), hits[0].seen),
         (&7_u64.to_be_bytes()[..], Duration::ZERO)
@@ -172,7 +172,9 @@ fn those_seen_lately_come_first_and_the_gone_not_at_all() {
     }
     let others = store.find(&[key(1)], 3, 100, later);
     assert!(others.iter().all(|hit| !probed.contains(hit.provider)));
-    assert_eq!(others.len(), PROVIDERS_IN_ANSWER);
+    assert_eq!(others.len(), 20 - probed.len());
+    let many: Vec<_> = (1..=ITEMS_IN_SHORT_ANSWER as u64 + 1).map(key).collect();
+    assert_eq!(store.find(&many, 3, 100, later).len(), PROVIDERS_IN_ANSWER);
 }
 
 #[test]

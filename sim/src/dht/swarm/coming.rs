@@ -23,6 +23,9 @@ const SYBIL_NETWORKS: u64 = 3;
 const BETWEEN_SEARCHES: Nanos = 50 * MILLI;
 const BETWEEN_NOVELTIES: Nanos = 500 * MILLI;
 
+/// Sessions begin within so long.
+const SESSIONS_BEGIN: Nanos = 300 * SECOND;
+
 /// The bucket that one operator crowds around.
 pub(super) const CROWDED: u8 = 0;
 
@@ -138,7 +141,6 @@ impl Swarm {
         if let Some(discovery) = this.discovery.take() {
             this.announced = Some((discovery.announced(time(now)), now));
         }
-        this.told.clear();
         this.poll_at = Nanos::MAX;
         this.session += 1;
     }
@@ -171,6 +173,17 @@ impl Swarm {
                     let node = self.workload.between(entry.into(), self.setup.nodes as u64 - 1);
                     let at = now + BETWEEN_SEARCHES * number;
                     self.agenda.at(at, Event::Want { node: node as NodeId });
+                }
+            }
+            Wants::Sessions { seekers, searches } => {
+                let mut all: Vec<NodeId> = (entry + 1..self.setup.nodes).collect();
+                self.workload.shuffle(&mut all);
+                for node in all.into_iter().take(seekers as usize) {
+                    let mut at = now + self.workload.between(0, SESSIONS_BEGIN);
+                    for _ in 0..searches {
+                        self.agenda.at(at, Event::Want { node });
+                        at += self.workload.between(SECOND, 3 * SECOND);
+                    }
                 }
             }
             Wants::Novelties(count) => {

@@ -67,6 +67,15 @@ impl Swarm {
         reply
     }
 
+    /// A node is connected with another, which it may keep something of.
+    pub(super) fn saw(&mut self, node: NodeId, other: NodeId) {
+        let wall = self.wall();
+        let this = &mut self.nodes[node as usize];
+        if let Some(providers) = this.providers.as_mut().filter(|_| this.discovery.is_some()) {
+            providers.handle_seen(&other.to_le_bytes(), wall);
+        }
+    }
+
     /// Looks after those who announced and haven't been heard of for long.
     fn probe(&mut self, keeper: NodeId) {
         loop {

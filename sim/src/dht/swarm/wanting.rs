@@ -1,5 +1,5 @@
-//! Who wants what, and how they get it: a search, and holders asked one after the other, without
-//! waiting long for any, until one has answered that it holds the item.
+//! Who wants what, and how they get it: a search, and whoever it says is to be asked, until one has
+//! answered that it holds the item.
 //!
 //! An oracle that knows every holder says whether it could have been got.
 
@@ -10,14 +10,12 @@ use crate::dht::event::Event;
 use crate::dht::links::Fate;
 use crate::dht::setup::{HOUR, Wants};
 use crate::dht::table::NodeId;
+use crate::dht::tally::PARTS;
 use narswarm_protocol::announce::{Found, NodeId as Peer, SearchId};
 use narswarm_protocol::limits::MAX_PROVIDERS_PER_ITEM;
 
 /// How long a search may take: what production gives it.
 pub(super) const PATIENCE: Nanos = 10 * SECOND;
-
-/// Holders asked at once at most.
-const AT_ONCE: usize = 4;
 
 /// Holders of which a search is content: what production gives for few items.
 const ENOUGH: usize = MAX_PROVIDERS_PER_ITEM;
@@ -47,8 +45,6 @@ pub(super) struct Quest {
     pub(super) began: Nanos,
     /// Whether the oracle knows a holder that could be asked.
     possible: bool,
-    /// Holders that were named and not yet asked, those to be asked next last.
-    named: Vec<NodeId>,
     asked: Vec<NodeId>,
     waiting: usize,
     /// How many were asked when the search began again, and how often it has.
@@ -84,7 +80,6 @@ impl Swarm {
         let now = self.agenda.now();
         let quest = &mut self.quests[at as usize];
         quest.turn = quest.turn.wrapping_add(1);
-        quest.named.clear();
         quest.asked.clear();
         (quest.open, quest.over, quest.waiting) = (true, false, 0);
         (quest.asked_before, quest.rounds) = (0, 0);
@@ -101,18 +96,13 @@ impl Swarm {
         (quest.open && quest.turn == turn).then_some(at)
     }
 
-    /// A machine has found somebody who is said to hold what is wanted.
+    /// A machine has found somebody who is said to hold what is wanted, and who is to be asked.
     pub(super) fn found(&mut self, node: NodeId, found: &Found) {
         let Some(at) = self.quest(found.search) else { return };
         let Ok(holder) = NodeId::try_from(found.provider.0) else { return };
         let quest = &mut self.quests[at as usize];
-        if holder == node || quest.asked.contains(&holder) || quest.named.contains(&holder) {
-            return;
-        }
-        quest.named.insert(0, holder);
-        let turn = quest.turn;
-        if quest.waiting == 0 {
-            self.another(at, turn);
+        if holder != node && !quest.asked.contains(&holder) {
+            self.ask_holder(at, holder);
         }
     }
 
@@ -123,17 +113,12 @@ impl Swarm {
         self.give_up_if_hopeless(at);
     }
 
-    /// Asks another holder, if one is known.
-    pub(super) fn another(&mut self, at: u32, turn: u32) {
+    fn ask_holder(&mut self, at: u32, holder: NodeId) {
         let now = self.agenda.now();
         let quest = &mut self.quests[at as usize];
-        if !quest.open || quest.turn != turn || quest.waiting >= AT_ONCE {
-            return;
-        }
-        let Some(holder) = quest.named.pop() else { return };
         quest.asked.push(holder);
         quest.waiting += 1;
-        let (node, counts) = (quest.node, quest.counts);
+        let (node, counts, turn) = (quest.node, quest.counts, quest.turn);
         let (after, answers) = match self.kad.links.ask(now, node, holder, true) {
             Fate::Answer { after, .. } => (after, true),
             Fate::Nothing { after } => (after, false),
@@ -141,10 +126,12 @@ impl Swarm {
         if counts {
             let holds = self.catalogue.holds(holder, self.quests[at as usize].item);
             self.tally.dialled += 1;
-            self.tally.stale += u64::from(!answers || !holds);
+            let stale = !answers || !holds;
+            self.tally.stale += u64::from(stale);
+            let hopeless = stale && !self.quests[at as usize].possible;
+            self.tally.stale_hopeless += u64::from(hopeless);
         }
         self.agenda.after(after, Event::Holder { quest: at, turn, node: holder, answers });
-        self.agenda.after(self.setup.stagger, Event::Another { quest: at, turn });
     }
 
     /// A holder has answered, or can't be reached.
@@ -167,15 +154,15 @@ impl Swarm {
         if let Some(discovery) = &mut self.nodes[node as usize].discovery {
             discovery.handle_provider_gone(Peer(holder.into()), time(now));
         }
-        self.another(at, turn);
         self.give_up_if_hopeless(at);
+        self.poll_soon(node);
     }
 
     /// When all who were named were asked in vain, the search begins again, which leaves them out;
     /// when nobody new was named, it is over.
     fn give_up_if_hopeless(&mut self, at: u32) {
         let quest = &mut self.quests[at as usize];
-        if !quest.open || !quest.over || quest.waiting > 0 || !quest.named.is_empty() {
+        if !quest.open || !quest.over || quest.waiting > 0 {
             return;
         }
         if quest.asked.len() == quest.asked_before || quest.rounds >= MAX_ROUNDS {
@@ -223,7 +210,10 @@ impl Swarm {
         // Who goes in the middle of it has neither got it nor failed to.
         if quest.counts && alive {
             let size = self.catalogue.size(item);
-            self.tally.quest(quest.possible, from_peer, now - quest.began, size);
+            let measured = now.saturating_sub(self.setup.warm_up);
+            let part = measured * PARTS as u64 / self.setup.measured.max(1);
+            let took = now - quest.began;
+            self.tally.quest(quest.possible, from_peer, took, size, part as usize);
         }
         self.free_quests.push(at);
         if let Some(discovery) = &mut self.nodes[node as usize].discovery {
@@ -259,7 +249,7 @@ impl Swarm {
                 let pause = self.workload.between(mean / 2, mean * 3 / 2);
                 self.agenda.after(pause, Event::Want { node });
             }
-            Wants::Searches(_) => self.want(node, item, false),
+            Wants::Searches(_) | Wants::Sessions { .. } => self.want(node, item, false),
             Wants::Crowd | Wants::Novelties(_) | Wants::Nothing => {}
         }
     }

@@ -1,0 +1,170 @@
+//! Whom of those that were named as holders of an item to ask, and when.
+//!
+//! First whoever is connected, then whoever was seen last; another one when the first is late, since
+//! one in ten is gone without anybody knowing. Whoever hasn't been seen for long is asked only while
+//! nobody better has answered: to dial the dead costs time, and others' connections.
+
+use super::place::NodeId;
+use crate::fetch::Time;
+use crate::limits::{
+    DOUBTFUL_HOLDER_AFTER, DOUBTFUL_STAGGER, HOLDER_PATIENCE, HOLDER_STAGGER, HOLDERS_AT_ONCE,
+    PROBE_AFTER,
+};
+use std::time::Duration;
+
+/// Somebody who was named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Named {
+    pub provider: NodeId,
+    /// How long ago whoever named them has had to do with them.
+    pub seen: Duration,
+}
+
+impl Named {
+    fn is_doubtful(&self) -> bool {
+        self.seen >= DOUBTFUL_HOLDER_AFTER
+    }
+}
+
+/// The holders of one item; see the module.
+#[derive(Debug, Default)]
+pub(super) struct Holders {
+    /// Not given out yet, in the order in which they were named.
+    named: Vec<Named>,
+    /// Given out, nothing heard of them yet, and until when that is waited for.
+    asked: Vec<(NodeId, Time)>,
+    /// When one was last given out.
+    last: Option<Time>,
+    /// One of them has answered.
+    there: bool,
+}
+
+impl Holders {
+    pub fn name(&mut self, named: Named) {
+        self.named.push(named);
+    }
+
+    /// Whom to ask now. `is_near` says who is connected, or asked already for something else.
+    pub fn next(&mut self, is_near: impl Fn(NodeId) -> bool, now: Time) -> Option<Named> {
+        self.asked.retain(|(_, until)| *until > now);
+        if self.there {
+            self.named.retain(|named| !named.is_doubtful() || is_near(named.provider));
+        }
+        // Within a quarter of an hour all are as good: whoever names them has put them in an order
+        // that differs from asker to asker.
+        let rank = |named: &Named| {
+            (!is_near(named.provider), named.seen.as_secs() / PROBE_AFTER.as_secs())
+        };
+        let best = (0..self.named.len()).min_by_key(|at| rank(&self.named[*at]))?;
+        let doubtful = self.named[best].is_doubtful() && !is_near(self.named[best].provider);
+        if self.due(doubtful).is_some_and(|due| due > now) {
+            return None;
+        }
+        let named = self.named.remove(best);
+        self.asked.push((named.provider, now + HOLDER_PATIENCE));
+        self.last = Some(now);
+        Some(named)
+    }
+
+    /// Before this, nobody else is asked.
+    fn due(&self, doubtful: bool) -> Option<Time> {
+        if self.asked.len() >= HOLDERS_AT_ONCE {
+            return self.asked.iter().map(|(_, until)| *until).min();
+        }
+        if self.asked.is_empty() && !self.there {
+            return None;
+        }
+        let pause = if doubtful { DOUBTFUL_STAGGER } else { HOLDER_STAGGER };
+        self.last.map(|last| last + pause)
+    }
+
+    /// Somebody has answered, or was gone or held nothing.
+    pub fn heard(&mut self, provider: NodeId, there: bool) {
+        let asked = self.asked.len();
+        self.asked.retain(|(other, _)| *other != provider);
+        if there {
+            self.there |= self.asked.len() < asked;
+        } else {
+            self.named.retain(|named| named.provider != provider);
+        }
+    }
+
+    /// Whether everybody has been given out.
+    pub fn is_over(&self) -> bool {
+        self.named.is_empty()
+    }
+
+    /// When time alone will make somebody be asked.
+    pub fn poll_timeout(&self, now: Time) -> Option<Time> {
+        let doubtful = self.named.iter().all(Named::is_doubtful);
+        self.due(doubtful).filter(|due| !self.named.is_empty() && *due > now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: u64 = 3600;
+
+    fn holders(seen: &[u64]) -> Holders {
+        let mut holders = Holders::default();
+        for (provider, seconds) in (0..).zip(seen) {
+            let (provider, seen) = (NodeId(provider), Duration::from_secs(*seconds));
+            holders.name(Named { provider, seen });
+        }
+        holders
+    }
+
+    fn next(holders: &mut Holders, now: Time) -> Option<u64> {
+        holders.next(|_| false, now).map(|named| named.provider.0)
+    }
+
+    #[test]
+    fn the_latest_seen_comes_first_and_the_next_when_it_is_late() {
+        let mut holders = holders(&[3000, 1000, 10]);
+        let mut now = Time::default();
+        assert_eq!((next(&mut holders, now), next(&mut holders, now)), (Some(2), None));
+        assert_eq!(holders.poll_timeout(now), Some(now + HOLDER_STAGGER));
+        now = now + HOLDER_STAGGER;
+        assert_eq!((next(&mut holders, now), next(&mut holders, now)), (Some(1), None));
+        holders.heard(NodeId(1), false);
+        holders.heard(NodeId(2), false);
+        assert_eq!(next(&mut holders, now), Some(0), "at once when nobody is waited for");
+        assert!(holders.is_over());
+    }
+
+    #[test]
+    fn whoever_is_connected_comes_before_all() {
+        let mut holders = holders(&[0, 20 * HOUR]);
+        let near = holders.next(|node| node == NodeId(1), Time::default());
+        assert_eq!(near.map(|named| named.provider), Some(NodeId(1)));
+    }
+
+    #[test]
+    fn doubtful_ones_wait_longer_and_are_left_out_when_another_has_answered() {
+        let mut holders = holders(&[0, 20 * HOUR, 30 * HOUR]);
+        let now = Time::default();
+        assert_eq!(next(&mut holders, now), Some(0));
+        assert_eq!(next(&mut holders, now + HOLDER_STAGGER), None);
+        assert_eq!(holders.poll_timeout(now), Some(now + DOUBTFUL_STAGGER));
+        assert_eq!(next(&mut holders, now + DOUBTFUL_STAGGER), Some(1));
+        holders.heard(NodeId(0), true);
+        assert_eq!(next(&mut holders, now + DOUBTFUL_STAGGER * 9), None);
+        assert!(holders.is_over());
+    }
+
+    #[test]
+    fn few_are_asked_at_once_and_silence_isnt_waited_for_long() {
+        let mut holders = holders(&[0; 9]);
+        let mut now = Time::default();
+        for _ in 0..HOLDERS_AT_ONCE {
+            assert!(next(&mut holders, now).is_some());
+            now = now + HOLDER_STAGGER;
+        }
+        assert_eq!(next(&mut holders, now), None);
+        let first_over = Time::default() + HOLDER_PATIENCE;
+        assert_eq!(holders.poll_timeout(now), Some(first_over));
+        assert!(next(&mut holders, first_over).is_some());
+    }
+}
