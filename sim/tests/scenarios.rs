@@ -78,6 +78,10 @@ const REGRESSIONS: &[(&str, u64)] = &[
     // What was left to upstream was asked of nobody when it left, and a deadline that moved on with
     // the time was never due.
     ("mixed", 17924),
+    // A piece that had been taken back from the one idle seed was left with a slow member of a crowd.
+    ("mixed", 16596),
+    // A holder that had nothing of what it said to hold was asked for piece after piece.
+    ("mixed", 18019),
     // The last piece waited at a slow member of a crowd, which had others to serve, and nothing more
     // might be asked for twice.
     ("mixed", 18789),

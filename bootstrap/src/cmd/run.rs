@@ -19,8 +19,10 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
+        // Before anybody can know that the node runs, so that no signal takes it by surprise.
+        let stopped = stop_signal()?;
         let node = Node::start(config).await?;
-        stop_signal().await?;
+        stopped.await;
         info!("stopping");
         node.stop().await;
         Ok(ExitCode::SUCCESS)

@@ -33,11 +33,11 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         // Before anybody can know that the node runs, so that no signal takes it by surprise.
-        let hangup = signal(SignalKind::hangup())?;
+        let (hangup, stopped) = (signal(SignalKind::hangup())?, super::stop_signal()?);
         let node = Node::start(config).await?;
         let status = format!("substitute URL: http://{}", node.http());
         tell_manager(&[NotifyState::Ready, NotifyState::Status(&status)]);
-        until_stopped(&node, hangup).await?;
+        until_stopped(&node, hangup, stopped).await;
         info!("stopping");
         tell_manager(&[NotifyState::Stopping]);
         node.stop().await;
@@ -55,11 +55,11 @@ fn tell_manager(states: &[NotifyState<'_>]) {
     }
 }
 
-async fn until_stopped(node: &Node, mut hangup: Signal) -> std::io::Result<()> {
-    let mut stopped = std::pin::pin!(super::stop_signal());
+async fn until_stopped(node: &Node, mut hangup: Signal, stopped: impl Future<Output = ()>) {
+    let mut stopped = std::pin::pin!(stopped);
     loop {
         tokio::select! {
-            stopped = &mut stopped => return stopped,
+            () = &mut stopped => return,
             _ = hangup.recv() => node.reload_acl(),
         }
     }

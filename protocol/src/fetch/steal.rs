@@ -26,6 +26,9 @@ const LEAST_DOUBLES: u32 = 2;
 const TURN_PATIENCE: Duration = Duration::from_secs(1);
 /// The same for what the reader waits for.
 const URGENT_TURN_PATIENCE: Duration = Duration::from_millis(300);
+/// How long it may wait before one from whom it was taken back is asked for it once more, if that one
+/// owes nothing: what it had sent by then has come, and taking it back and forth is no use.
+const BACK_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a source that has given nothing yet is left its pieces.
 const UNKNOWN_PATIENCE: Duration = Duration::from_millis(300);
 
@@ -112,7 +115,7 @@ impl Fetch {
         source.queue().into_iter().enumerate().rev().find_map(|(place, (asked_at, index))| {
             let takeable = thief.have.contains(index)
                 && !thief.outstanding.contains_key(&index)
-                && !thief.taken_back.contains(index)
+                && Self::may_go_to(thief, index, asked_at, now)
                 && self.pieces.asked(index) < 2;
             let begun = source.has_begun(index);
             let eta = match begun {
@@ -132,6 +135,12 @@ impl Fetch {
             };
             better.then_some(Loot { owner, index, begun, eta })
         })
+    }
+
+    /// Whether a piece that was asked of somebody then isn't one that was taken from this source lately.
+    fn may_go_to(thief: &Source, index: u32, asked_at: Time, now: Time) -> bool {
+        let is_idle = thief.outstanding.is_empty();
+        !thief.taken_back.contains(index) || (is_idle && now.since(asked_at) >= BACK_PATIENCE)
     }
 
     /// Whether a piece that was asked for then should have begun to come by now.
