@@ -13,7 +13,14 @@ use std::sync::{Arc, LazyLock};
 
 /// Octets of free buffers that are kept while pieces come: by how much what the readers hold goes
 /// up and down from one moment to the next.
-const FREE_BYTES: usize = 2 << 20;
+const FREE_BYTES: usize = 8 << 20;
+
+/// The same of buffers above [`LARGE_BYTES`], of which a fetch holds fewer and fills each for longer: what is
+/// kept of them counts for more of its memory than it saves in time.
+const FREE_LARGE_BYTES: usize = 2 << 20;
+
+/// Pieces of nars up to 2 GiB are no larger.
+const LARGE_BYTES: usize = 512 << 10;
 
 /// What is smaller is cheap to allocate.
 const LEAST_BYTES: usize = 64 << 10;
@@ -56,7 +63,8 @@ impl Free {
     }
 
     fn put(&mut self, map: MmapMut) {
-        if self.is_busy && self.bytes + map.len() <= FREE_BYTES {
+        let most = if map.len() > LARGE_BYTES { FREE_LARGE_BYTES } else { FREE_BYTES };
+        if self.is_busy && self.bytes + map.len() <= most {
             self.bytes += map.len();
             self.maps.push(map);
         }
@@ -178,7 +186,7 @@ mod tests {
     #[test]
     fn no_more_is_kept_than_allowed_and_nothing_in_the_end() {
         let buffers = Buffers::default();
-        for len in [1, LEAST_BYTES, PIECE, FREE_BYTES / 2 + 1, 2 * FREE_BYTES] {
+        for len in [1, LEAST_BYTES, PIECE, 4 * PIECE, FREE_BYTES / 2 + 1, 2 * FREE_BYTES] {
             let held: Vec<_> = (0..40).map(|_| give(&buffers, 0, len)).collect();
             drop(held);
             let free = buffers.0.lock();
