@@ -7,6 +7,7 @@
 
 use bytes::Bytes;
 use memmap2::MmapMut;
+use narswarm_protocol::limits::LARGE_PIECE_BYTES;
 use parking_lot::Mutex;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, LazyLock};
@@ -15,12 +16,9 @@ use std::sync::{Arc, LazyLock};
 /// up and down from one moment to the next.
 const FREE_BYTES: usize = 8 << 20;
 
-/// The same of buffers above [`LARGE_BYTES`], of which a fetch holds fewer and fills each for longer: what is
+/// The same of buffers above [`LARGE_PIECE_BYTES`], of which a fetch holds fewer and fills each for longer: what is
 /// kept of them counts for more of its memory than it saves in time.
 const FREE_LARGE_BYTES: usize = 2 << 20;
-
-/// Pieces of nars up to 2 GiB are no larger.
-const LARGE_BYTES: usize = 512 << 10;
 
 /// What is smaller is cheap to allocate.
 const LEAST_BYTES: usize = 64 << 10;
@@ -63,7 +61,7 @@ impl Free {
     }
 
     fn put(&mut self, map: MmapMut) {
-        let most = if map.len() > LARGE_BYTES { FREE_LARGE_BYTES } else { FREE_BYTES };
+        let most = if map.len() as u64 > LARGE_PIECE_BYTES { FREE_LARGE_BYTES } else { FREE_BYTES };
         if self.is_busy && self.bytes + map.len() <= most {
             self.bytes += map.len();
             self.maps.push(map);
