@@ -1,5 +1,6 @@
 //! Sources that are themselves still fetching.
 
+use super::super::steal::{TURN_PATIENCE, URGENT_TURN_PATIENCE};
 use super::*;
 
 fn partial(
@@ -136,6 +137,11 @@ fn a_piece_that_a_seed_passes_over_is_asked_of_the_crowd() {
     assert_eq!(fetch.audit(), Ok(()));
 }
 
+/// Milliseconds until a piece whose turn doesn't come is moved.
+const TURN: u64 = TURN_PATIENCE.as_millis() as u64;
+/// The same for one that the reader waits for.
+const URGENT_TURN: u64 = URGENT_TURN_PATIENCE.as_millis() as u64;
+
 /// A fetch with two members of a crowd, of which A owes pieces and B, which holds them as well, owes
 /// nothing.
 fn one_owes_and_another_is_free(owed: &[u32], now: Time) -> Fetch {
@@ -150,22 +156,22 @@ fn one_owes_and_another_is_free(owed: &[u32], now: Time) -> Fetch {
 
 #[test]
 fn a_piece_whose_turn_does_not_come_is_asked_of_one_that_owes_nothing_unless_it_has_begun() {
-    let mut patient = one_owes_and_another_is_free(&[100], at(900));
+    let mut patient = one_owes_and_another_is_free(&[100], at(TURN - 100));
     assert_eq!(asked(&actions(&mut patient), B), [], "its turn may come");
-    patient.handle_have(A, &[], at(1000));
+    patient.handle_have(A, &[], at(TURN));
     let acted = actions(&mut patient);
     assert!(acted.contains(&Action::Cancel { source: A, first: 100, count: 1 }), "{acted:?}");
     assert_eq!(asked(&acted, B), [100]);
     assert_eq!(patient.audit(), Ok(()));
 
-    let mut begun = one_owes_and_another_is_free(&[100], at(900));
+    let mut begun = one_owes_and_another_is_free(&[100], at(TURN - 100));
     actions(&mut begun);
-    begun.handle_begun(A, 100, at(950));
-    begun.handle_progress(A, 1, at(1400));
-    begun.handle_have(B, &[], at(1400));
+    begun.handle_begun(A, 100, at(TURN - 50));
+    begun.handle_progress(A, 1, at(TURN + 400));
+    begun.handle_have(B, &[], at(TURN + 400));
     assert_eq!(actions(&mut begun), []);
     // For longer and longer it only pretends to.
-    for time in (1600..4000).step_by(200).map(at) {
+    for time in (TURN + 600..TURN + 3000).step_by(200).map(at) {
         begun.handle_progress(A, 1, time);
         begun.handle_have(B, &[], time);
     }
@@ -174,41 +180,41 @@ fn a_piece_whose_turn_does_not_come_is_asked_of_one_that_owes_nothing_unless_it_
 
 #[test]
 fn what_the_reader_waits_for_is_moved_sooner() {
-    let mut fetch = one_owes_and_another_is_free(&[0], at(300));
+    let mut fetch = one_owes_and_another_is_free(&[0], at(URGENT_TURN));
     assert_eq!(asked(&actions(&mut fetch), B), [0]);
 }
 
 #[test]
 fn a_piece_moves_to_each_source_once() {
-    let mut fetch = one_owes_and_another_is_free(&[100], at(1000));
+    let mut fetch = one_owes_and_another_is_free(&[100], at(TURN));
     assert_eq!(asked(&actions(&mut fetch), B), [100]);
-    fetch.handle_have(A, &[], at(2500));
-    fetch.handle_have(B, &[], at(2500));
+    fetch.handle_have(A, &[], at(TURN + 1500));
+    fetch.handle_have(B, &[], at(TURN + 1500));
     assert_eq!(actions(&mut fetch), [], "A may be sending it");
 }
 
 #[test]
 fn what_comes_though_it_was_taken_back_is_not_asked_of_another() {
-    let mut fetch = one_owes_and_another_is_free(&[100], at(1000));
+    let mut fetch = one_owes_and_another_is_free(&[100], at(TURN));
     actions(&mut fetch);
-    fetch.handle_begun(A, 100, at(1010));
+    fetch.handle_begun(A, 100, at(TURN + 10));
     assert_eq!(actions(&mut fetch), [Action::Cancel { source: B, first: 100, count: 1 }]);
     assert_eq!((fetch.outstanding(A), fetch.outstanding(B)), (1, 0));
     assert_eq!(fetch.audit(), Ok(()));
-    assert!(fetch.handle_piece(A, 100, at(1200)));
+    assert!(fetch.handle_piece(A, 100, at(TURN + 200)));
     assert_eq!((actions(&mut fetch), fetch.audit()), (vec![], Ok(())));
 }
 
 #[test]
 fn when_both_have_begun_the_first_is_taken_and_the_other_is_no_harm() {
-    let mut fetch = one_owes_and_another_is_free(&[100], at(1000));
+    let mut fetch = one_owes_and_another_is_free(&[100], at(TURN));
     actions(&mut fetch);
-    fetch.handle_begun(B, 100, at(1010));
+    fetch.handle_begun(B, 100, at(TURN + 10));
     assert_eq!(actions(&mut fetch), []);
-    fetch.handle_begun(A, 100, at(1020));
+    fetch.handle_begun(A, 100, at(TURN + 20));
     assert_eq!(actions(&mut fetch), [], "it comes twice, whatever is done");
-    assert!(fetch.handle_piece(A, 100, at(1100)));
-    assert!(!fetch.handle_piece(B, 100, at(1110)));
+    assert!(fetch.handle_piece(A, 100, at(TURN + 100)));
+    assert!(!fetch.handle_piece(B, 100, at(TURN + 110)));
     assert_eq!(fetch.audit(), Ok(()));
 }
 
