@@ -315,9 +315,21 @@ impl Discovery {
 
     // --- searching
 
-    /// Begins to search for holders of `keys`; `enough` of each key suffice.
+    /// Begins to search for holders of `keys`, for somebody who waits; `enough` of each key suffice.
     pub fn handle_search(&mut self, id: SearchId, keys: &[ItemKey], enough: usize, now: Time) {
         self.anchors.note_search(keys.len(), now);
+        self.handle_upkeep_search(id, keys, enough, now);
+    }
+
+    /// The same, for what the node looks for by itself now and then: no reason to expect that more is
+    /// searched for soon.
+    pub fn handle_upkeep_search(
+        &mut self,
+        id: SearchId,
+        keys: &[ItemKey],
+        enough: usize,
+        now: Time,
+    ) {
         self.finder.search(id, keys, enough, &mut self.contacts, now);
     }
 

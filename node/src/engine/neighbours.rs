@@ -51,7 +51,7 @@ fn next_pause(pause: Duration, is_lonely: bool) -> Duration {
 async fn look(net: &Net, nothing: &StoreHash) {
     let mut asked = known(net);
     let before = asked.len();
-    let mut found = net.routing().find(&[lonely_key()]).await;
+    let mut found = net.routing().find_for_upkeep(&[lonely_key()]).await;
     while let Some(provider) = found.recv().await {
         if asked.len() - before >= limits::MAX_LONELY_ASKED || !asked.insert(provider.peer) {
             continue;

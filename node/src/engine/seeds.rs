@@ -146,7 +146,7 @@ pub async fn follow_seeds(engine: &Engine) {
 /// Finds seeds, connects with some of them, and keeps the best.
 async fn look(inner: &Inner, net: &Net) {
     let mut farms = inner.seeds.farms();
-    let mut found = net.routing().find(&inner.mirror_keys()).await;
+    let mut found = net.routing().find_for_upkeep(&inner.mirror_keys()).await;
     while let Some(provider) = found.recv().await {
         let peer = provider.peer;
         let is_bad = inner.is_banned(&peer) || inner.seeds.forgotten.contains_key(&peer);

@@ -60,6 +60,12 @@ pub trait Routing: Send + Sync {
     /// closes when everything is found or the time for it is over. Dropping it ends the search.
     async fn find(&self, keys: &[ProviderKey]) -> mpsc::Receiver<Provider>;
 
+    /// As [`Routing::find`], for what this node looks for by itself now and then. It doesn't prepare for
+    /// further searches, as by staying connected with those who would answer them.
+    async fn find_for_upkeep(&self, keys: &[ProviderKey]) -> mpsc::Receiver<Provider> {
+        self.find(keys).await
+    }
+
     /// Announces that this node holds what these keys stand for, until they are withdrawn.
     /// Returns when the keys are queued: announcing them takes its time.
     ///

@@ -407,6 +407,13 @@ fn whoever_searches_again_stays_connected_with_keepers_for_a_while() {
     let keys = items(64);
     world.hold(2, &keys);
     world.run_for(Duration::from_secs(20));
+    for number in 1..=3 {
+        let now = world.now;
+        world.nodes[1].discovery.handle_upkeep_search(SearchId(number), &keys, 4, now);
+        world.poll(1);
+        world.run_for(Duration::from_secs(5));
+    }
+    assert!(world.stays.is_empty(), "nobody waits for what is looked for as upkeep");
     assert_eq!(world.search(1, &keys[..1]).0.len(), 1);
     assert!(world.stays.is_empty(), "once is not often");
     assert_eq!(world.search(1, &keys[1..2]).0.len(), 1);

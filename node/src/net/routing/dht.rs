@@ -322,6 +322,40 @@ impl Machine {
         ToDo { asks, stays, again: state.discovery.poll_timeout(self.now()) }
     }
 
+    /// Begins a search in this way.
+    fn search(
+        &self,
+        keys: &[ProviderKey],
+        begin: fn(&mut Discovery, SearchId, &[ItemKey], usize, Time),
+    ) -> mpsc::Receiver<Provider> {
+        let (found, receiver) = mpsc::channel(QUEUED_PROVIDERS);
+        if self.stop.is_cancelled() {
+            return receiver;
+        }
+        let keys: BTreeSet<_> = keys.iter().take(MAX_FIND_KEYS).copied().collect();
+        let keys: HashMap<_, _> =
+            keys.into_iter().map(|key| (ItemKey::from_provider_key(&key), key)).collect();
+        let enough = if keys.len() <= FEW_KEYS { MAX_PROVIDERS_PER_ITEM } else { ENOUGH_OF_MANY };
+        let deadline = Instant::now() + self.timing.find;
+        // What was announced to this node itself needn't be asked of others.
+        let mut given = BTreeSet::new();
+        for (short, &key) in &keys {
+            for (peer, addresses) in self.keeper.known(*short) {
+                self.book.add(peer, addresses.clone());
+                let _ = found.try_send(Provider { key, peer, addresses });
+                given.insert((*short, peer));
+            }
+        }
+        self.change(|state, now| {
+            let id = SearchId(state.next_search);
+            state.next_search += 1;
+            let wanted: Vec<_> = keys.keys().copied().collect();
+            state.searches.insert(id, Search { keys, found, deadline, given });
+            begin(&mut state.discovery, id, &wanted, enough, now);
+        });
+        receiver
+    }
+
     /// Ends searches that nobody waits for or whose time is over.
     fn end_searches(&self) {
         let (mut state, now) = (self.state.lock(), Instant::now());
@@ -420,32 +454,11 @@ impl Routing for DhtRouting {
     }
 
     async fn find(&self, keys: &[ProviderKey]) -> mpsc::Receiver<Provider> {
-        let (found, receiver) = mpsc::channel(QUEUED_PROVIDERS);
-        if self.0.stop.is_cancelled() {
-            return receiver;
-        }
-        let keys: BTreeSet<_> = keys.iter().take(MAX_FIND_KEYS).copied().collect();
-        let keys: HashMap<_, _> =
-            keys.into_iter().map(|key| (ItemKey::from_provider_key(&key), key)).collect();
-        let enough = if keys.len() <= FEW_KEYS { MAX_PROVIDERS_PER_ITEM } else { ENOUGH_OF_MANY };
-        let deadline = Instant::now() + self.0.timing.find;
-        // What was announced to this node itself needn't be asked of others.
-        let mut given = BTreeSet::new();
-        for (short, &key) in &keys {
-            for (peer, addresses) in self.0.keeper.known(*short) {
-                self.0.book.add(peer, addresses.clone());
-                let _ = found.try_send(Provider { key, peer, addresses });
-                given.insert((*short, peer));
-            }
-        }
-        self.0.change(|state, now| {
-            let id = SearchId(state.next_search);
-            state.next_search += 1;
-            let wanted: Vec<_> = keys.keys().copied().collect();
-            state.searches.insert(id, Search { keys, found, deadline, given });
-            state.discovery.handle_search(id, &wanted, enough, now);
-        });
-        receiver
+        self.0.search(keys, Discovery::handle_search)
+    }
+
+    async fn find_for_upkeep(&self, keys: &[ProviderKey]) -> mpsc::Receiver<Provider> {
+        self.0.search(keys, Discovery::handle_upkeep_search)
     }
 
     async fn provide(&self, keys: &[ProviderKey]) -> Result<(), RoutingError> {
