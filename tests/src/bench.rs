@@ -16,4 +16,5 @@ pub mod process;
 pub mod raw_tcp;
 pub mod report;
 pub mod run;
+pub mod traffic;
 pub mod trees;

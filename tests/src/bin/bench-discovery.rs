@@ -16,6 +16,7 @@ use narswarm_protocol::narinfo::Compression;
 use narswarm_protocol::provider_key::provider_key;
 use narswarm_protocol::store_path::StoreHash;
 use narswarm_tests::bench::process::{cpu_seconds, resident_bytes};
+use narswarm_tests::bench::traffic;
 use narswarm_tests::harness::mirror::Mirror;
 use narswarm_tests::harness::node::{Node, Stage};
 use std::collections::BTreeSet;
@@ -48,8 +49,11 @@ struct Args {
     #[arg(long, default_value_t = 300)]
     searches: u32,
     /// Seconds of idleness that are watched at the end.
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = 120)]
     idle: u64,
+    /// Seconds before that in which what the searches have left behind may end.
+    #[arg(long, default_value_t = 180)]
+    settle: u64,
 }
 
 /// Holds some items, each with a narinfo of a usual size.
@@ -254,32 +258,56 @@ async fn main() -> anyhow::Result<()> {
         (messages(&nets) - before) as f64 / f64::from(args.searches),
     );
 
-    // Idle, and among them one that is a whole node and a process of its own.
     let (stage, program) = start_program(&args, asker.listen_addresses()).await?;
-    tokio::time::sleep(Duration::from_secs(100)).await;
-    let pid = std::process::id();
-    let (own, all) = (cpu_seconds(program.pid())?, cpu_seconds(pid)?);
-    let (bytes, begin) = (loopback_bytes()?, Instant::now());
-    tokio::time::sleep(Duration::from_secs(args.idle)).await;
-    let seconds = begin.elapsed().as_secs_f64();
-    let bytes = loopback_bytes()? - bytes;
-    let (own, all) = (cpu_seconds(program.pid())? - own, cpu_seconds(pid)? - all);
+    idle(&program, &args, (&nets, dead.len())).await?;
+    program.terminate().await;
+    drop(stage);
+    Ok(())
+}
+
+/// Nothing happens: what a whole node, which is a process of its own, and the others cost.
+async fn idle(program: &Node, args: &Args, (nets, dead): (&[Net], usize)) -> anyhow::Result<()> {
+    let (own, here) = (program.pid(), std::process::id());
+    let coming = traffic::watch(own, Duration::from_secs(args.settle)).await?;
     println!(
-        "idle, a node as a process of its own with {} items: {:.1} MB, {:.2} % of a core",
+        "joining and announcing {} items, a node as a process of its own: {} kB sent and received in {} s \
+         over {} connections",
         args.items,
-        resident_bytes(program.pid())? as f64 / 1e6,
-        own * 100.0 / seconds,
+        coming.bytes / 1000,
+        args.settle,
+        coming.all_connections,
+    );
+    let (own_cpu, all_cpu) = (cpu_seconds(own)?, cpu_seconds(here)?);
+    let (asked, bytes, begin) = (messages(nets), loopback_bytes()?, Instant::now());
+    let traffic = traffic::watch(own, Duration::from_secs(args.idle)).await?;
+    let seconds = begin.elapsed().as_secs_f64();
+    let (bytes, asked) = (loopback_bytes()? - bytes, messages(nets) - asked);
+    let (own_cpu, all_cpu) = (cpu_seconds(own)? - own_cpu, cpu_seconds(here)? - all_cpu);
+    println!(
+        "idle, a node as a process of its own with {} items: {:.1} MB, {:.2} % of a core, {:.0} B/s \
+         sent and received over {} connections ({} in all)",
+        args.items,
+        resident_bytes(own)? as f64 / 1e6,
+        own_cpu * 100.0 / seconds,
+        traffic.bytes as f64 / seconds,
+        traffic.connections,
+        traffic.all_connections,
     );
     println!(
         "idle, all the others in one process: {:.1} MB and {:.2} % of a core each",
-        resident_bytes(pid)? as f64 / 1e6 / args.nodes as f64,
-        all * 100.0 / seconds / args.nodes as f64,
+        resident_bytes(here)? as f64 / 1e6 / args.nodes as f64,
+        all_cpu * 100.0 / seconds / args.nodes as f64,
     );
-    program.terminate().await;
-    drop(stage);
-    let living = (args.nodes + 2 - dead.len()) as f64;
     // What one sends another receives: each octet counts for both.
-    let rate = bytes as f64 * 2.0 / seconds / living;
-    println!("idle: {rate:.0} B/s a node, sent and received, with all headers");
+    let living = (args.nodes + 2 - dead) as f64;
+    let mut connections: Vec<_> = nets.iter().map(|net| net.connected().len()).collect();
+    connections.sort_unstable();
+    println!(
+        "idle, on average: {:.0} B/s a node, sent and received; {asked} messages of discovery in all; \
+         half the nodes have at most {} connections, and one {}",
+        bytes as f64 * 2.0 / seconds / living,
+        connections[connections.len() / 2],
+        connections[connections.len() - 1],
+    );
     Ok(())
 }
