@@ -305,6 +305,28 @@ impl Fetch {
         }
     }
 
+    /// The conversation with a peer broke off, through nobody's fault that is known. One that has given
+    /// pieces in it is opened anew at once, as source `again`: a relay ends a conversation after so many
+    /// octets, and routers forget. Each time it must have given something. Says whether it is.
+    pub fn handle_broken(&mut self, source: SourceId, again: SourceId, now: Time) -> bool {
+        let Some(entry) = self.sources.get(&source).filter(|_| !self.ended) else { return false };
+        if entry.given == 0 || self.sources.contains_key(&again) {
+            self.drop_source(source, None, now);
+            return false;
+        }
+        let hint = PeerHint {
+            root: entry.root,
+            latency: entry.latency(),
+            network: entry.network,
+            complete: entry.complete,
+        };
+        self.remove(source);
+        self.actions.push_back(Action::Drop { source, fault: None });
+        self.sources.insert(again, Source::new(hint, self.layout.piece_count(), now));
+        self.schedule(now);
+        true
+    }
+
     /// Octets of a piece are coming in, though it isn't whole yet.
     pub fn handle_progress(&mut self, source: SourceId, bytes: u64, now: Time) {
         if bytes > 0 {

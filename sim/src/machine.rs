@@ -262,9 +262,9 @@ impl Machine {
         self.fetch.handle_bad_piece(source, index, time(now));
     }
 
-    /// A peer is gone.
-    pub fn handle_source_lost(&mut self, source: SourceId, fault: Option<Fault>, now: Nanos) {
-        self.fetch.handle_source_lost(source, fault, time(now));
+    /// A conversation has broken off.
+    pub fn handle_broken(&mut self, source: SourceId, again: SourceId, now: Nanos) -> bool {
+        self.fetch.handle_broken(source, again, time(now))
     }
 
     /// Octets came from upstream.

@@ -298,7 +298,10 @@ impl Driver {
                 if let Some(session) = self.sessions.get(&id) {
                     debug!(peer = %session.peer, item = %self.narinfo.item(), "lost a source: {error}");
                 }
-                self.machine.handle_source_lost(id, sources::fault_of(&error), now);
+                match sources::fault_of(&error) {
+                    None => self.broken(id),
+                    fault => self.machine.handle_source_lost(id, fault, now),
+                }
             }
             Event::UpstreamPiece { index, raw, hash } => {
                 self.take_from_upstream(index, raw, hash).await;
@@ -344,6 +347,16 @@ impl Driver {
         self.peers.insert(holder.peer, id);
         let hint = self.engine.hint(holder, self.progress.layout());
         self.machine.handle_peer(id, hint, self.now());
+    }
+
+    /// A conversation has broken off.
+    fn broken(&mut self, id: SourceId) {
+        let again = SourceId(self.next_source);
+        let peer = self.sessions.get(&id).map(|session| session.peer);
+        if self.machine.handle_broken(id, again, self.now()) {
+            self.next_source += 1;
+            peer.map(|peer| self.peers.insert(peer, again));
+        }
     }
 
     async fn take(&mut self, id: SourceId, index: u32, piece: Decoded) {

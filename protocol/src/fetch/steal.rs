@@ -30,6 +30,9 @@ pub(super) const URGENT_TURN_PATIENCE: Duration = Duration::from_millis(600);
 /// How long it may wait before one from whom it was taken back is asked for it once more, if that one
 /// owes nothing: what it had sent by then has come, and taking it back and forth is no use.
 const BACK_PATIENCE: Duration = Duration::from_secs(2);
+/// A piece that was taken back from so many is asked of two at once from then on.
+/// Else the last piece of a fetch went from queue to queue and was late in all of them.
+const RESTLESS_MOVES: usize = 3;
 /// How long a source that has given nothing yet is left its pieces.
 const UNKNOWN_PATIENCE: Duration = Duration::from_millis(300);
 
@@ -84,7 +87,7 @@ impl Fetch {
         while let Some(loot) = self.find_loot(thief, now) {
             if loot.begun {
                 self.doubled += 1;
-            } else {
+            } else if !self.is_restless(loot.index) {
                 self.take_back(loot.owner, loot.index);
             }
             self.request(thief, vec![loot.index], now);
@@ -144,6 +147,13 @@ impl Fetch {
     fn may_go_to(thief: &Source, index: u32, asked_at: Time, now: Time) -> bool {
         let is_idle = thief.outstanding.is_empty();
         !thief.taken_back.contains(index) || (is_idle && now.since(asked_at) >= BACK_PATIENCE)
+    }
+
+    /// Whether a piece has been moved so often that it is left with its owner too: all are busy, and
+    /// whoever has his turn for it first is the best.
+    fn is_restless(&self, index: u32) -> bool {
+        let moves = self.sources.values().filter(|s| s.taken_back.contains(index)).count();
+        moves >= RESTLESS_MOVES
     }
 
     /// Whether a piece that was asked for then should have begun to come by now.

@@ -264,3 +264,26 @@ fn many_large_pieces_are_not_asked_for_at_once_however_many_peers_come() {
     let most = limits::MAX_IN_FLIGHT_BYTES / layout.piece_size() + sources.len() as u64;
     assert!((16..=most).contains(&(outstanding as u64)), "{outstanding}");
 }
+
+#[test]
+fn a_conversation_that_breaks_off_is_begun_anew_if_it_gave_something() {
+    let mut fetch = fetch(40, UpstreamMode::SwarmOnly, false);
+    let shown = list(40, 0);
+    let owed = opened(&mut fetch, A, &shown, at(1));
+    assert!(fetch.handle_piece(A, owed[0], at(2)));
+    actions(&mut fetch);
+    fetch.handle_discovery_done(at(3));
+    assert!(fetch.handle_broken(A, B, at(4)));
+    let acted = actions(&mut fetch);
+    assert_eq!(acted[0], Action::Drop { source: A, fault: None });
+    assert!(matches!(acted[1], Action::Open { source: B, .. }), "{acted:?}");
+    assert!(!asked(&acted, B).contains(&owed[0]));
+    assert_eq!(fetch.audit(), Ok(()));
+    fetch.handle_opened(B, shown.0, shown.1, PieceSet::all(40), at(5));
+    assert!(fetch.knows(B) && !fetch.knows(A));
+    // This time it gave nothing.
+    assert!(!fetch.handle_broken(B, C, at(6)));
+    let acted = actions(&mut fetch);
+    assert_eq!(acted[0], Action::Drop { source: B, fault: None });
+    assert_eq!(acted.last(), Some(&Action::Failed(Failure::NoSource)), "{acted:?}");
+}

@@ -96,6 +96,15 @@ impl Fetching {
         Some(source)
     }
 
+    /// A conversation has broken off; its peer may get another number.
+    pub(super) fn broken(&mut self, source: SourceId, now: Nanos) {
+        let Some(met) = self.sources.get(&source) else { return };
+        let (peer, again) = (met.peer, SourceId(self.sources.len() as u32));
+        let is_taken = self.machine.handle_broken(source, again, now);
+        let met = Met { peer, session: None, dropped: !is_taken, since: now };
+        self.sources.insert(again, met);
+    }
+
     pub(super) fn sessions(&self) -> Vec<SessionId> {
         self.sources.values().filter_map(|met| met.session).collect()
     }

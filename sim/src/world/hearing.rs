@@ -208,7 +208,10 @@ impl World {
         let source = self.session(id).source;
         self.checker.handle_closed(asker, id);
         self.trace.add(now, format_args!("{asker} {source:?} lost"));
-        self.with_machine(asker, |machine| machine.handle_source_lost(source, None, now));
+        if let Some(fetching) = self.fetching_mut(asker) {
+            fetching.broken(source, now);
+            self.pump(asker);
+        }
     }
 
     /// The whole nar has been hashed.

@@ -1,4 +1,4 @@
-//! A TCP proxy with a bounded rate, which can freeze: so that a transfer over the loopback lasts
+//! A TCP proxy with a bounded rate, which can freeze, or end its connections: so that a transfer over the loopback lasts
 //! long enough for something to happen in its middle.
 
 use std::io;
@@ -27,6 +27,8 @@ pub struct Throttle {
 struct Line {
     bytes_per_s: u64,
     frozen: watch::Sender<bool>,
+    /// How often all connections were ended.
+    cuts: watch::Sender<u32>,
     /// Octets that came from the server.
     from_server: AtomicU64,
 }
@@ -41,7 +43,8 @@ impl Throttle {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let frozen = watch::Sender::new(false);
-        let line = Arc::new(Line { bytes_per_s, frozen, from_server: AtomicU64::new(0) });
+        let (cuts, from_server) = (watch::Sender::new(0), AtomicU64::new(0));
+        let line = Arc::new(Line { bytes_per_s, frozen, cuts, from_server });
         let shared = line.clone();
         let accepting = tokio::spawn(async move {
             let mut carrying = JoinSet::new();
@@ -86,6 +89,11 @@ impl Throttle {
     pub fn freeze(&self) {
         self.line.frozen.send_replace(true);
     }
+
+    /// Ends all connections, and takes new ones.
+    pub fn cut(&self) {
+        self.line.cuts.send_modify(|cuts| *cuts += 1);
+    }
 }
 
 /// One connection, until either side ends it.
@@ -95,6 +103,7 @@ async fn carry(client: TcpStream, server: SocketAddr, line: Arc<Line>) {
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     let nobody = AtomicU64::new(0);
+    let mut cuts = line.cuts.subscribe();
     let (up, down) = (
         pass(from_client, to_server, &line, &nobody),
         pass(from_server, to_client, &line, &line.from_server),
@@ -103,6 +112,7 @@ async fn carry(client: TcpStream, server: SocketAddr, line: Arc<Line>) {
     tokio::select! {
         Err(_) = &mut up => {}
         Err(_) = &mut down => {}
+        Ok(()) = cuts.changed() => {}
         else => {}
     }
 }

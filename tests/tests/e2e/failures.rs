@@ -117,6 +117,19 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_only_peer_is_called_again_when_its_connection_breaks() {
+    let scene = Scene::new();
+    let (_source, line, address) = scene.source("source").await;
+    let asker =
+        scene.stage.node("asker").acl(scene.mirror.key_file()).bootstrap(&address).start().await;
+    asker.has_peers(1).await;
+    let transfer = scene.in_the_middle(&asker).await;
+    line.cut();
+    let pause = transfer.ends_well(&scene.holding).await;
+    eprintln!("the longest pause: {pause:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_is_killed_is_replaced_by_another() {
     let scene = Scene::new();
     let (one, throttle, first) = scene.source("one").await;

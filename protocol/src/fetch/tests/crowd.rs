@@ -194,6 +194,23 @@ fn a_piece_moves_to_each_source_once() {
 }
 
 #[test]
+fn a_piece_that_was_moved_often_is_asked_of_two_at_once() {
+    let mut fetch = fetch(200, UpstreamMode::SwarmOnly, false);
+    let list = list(200, 0);
+    let members: Vec<_> = (1..=5).map(SourceId).collect();
+    for (&member, time) in members.iter().zip((0..).step_by(TURN as usize)) {
+        members.iter().for_each(|&busy| fetch.handle_have(busy, &[], at(time)));
+        partial(&mut fetch, member, &list, &[100], at(time));
+        let acted = actions(&mut fetch);
+        assert_eq!(asked(&acted, member), [100]);
+        let cancels = acted.iter().filter(|a| matches!(a, Action::Cancel { .. })).count();
+        assert_eq!(cancels, usize::from((2..=4).contains(&member.0)), "{member:?}: {acted:?}");
+    }
+    let owing = members.iter().filter(|&&member| fetch.outstanding(member) == 1).count();
+    assert_eq!((owing, fetch.audit()), (2, Ok(())));
+}
+
+#[test]
 fn what_comes_though_it_was_taken_back_is_not_asked_of_another() {
     let mut fetch = one_owes_and_another_is_free(&[100], at(TURN));
     actions(&mut fetch);
