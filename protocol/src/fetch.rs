@@ -322,6 +322,8 @@ impl Fetch {
         };
         self.remove(source);
         self.actions.push_back(Action::Drop { source, fault: None });
+        // Should it not be reached at once, the next look for peers may find that it is.
+        self.discovery_done = false;
         self.sources.insert(again, Source::new(hint, self.layout.piece_count(), now));
         self.schedule(now);
         true

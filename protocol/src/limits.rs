@@ -143,6 +143,13 @@ pub const STANDSTILL_PATIENCE: std::time::Duration = std::time::Duration::from_s
 /// hashed, mostly the same pieces.
 pub const FETCH_MEMORY_BYTES: usize = 8 << 20;
 
+/// The same by the size of pieces: half as much of those above [`LARGE_PIECE_BYTES`], of which more are in
+/// memory while they come.
+#[must_use]
+pub const fn fetch_memory_bytes(piece_size: u64) -> usize {
+    if piece_size > LARGE_PIECE_BYTES { FETCH_MEMORY_BYTES / 2 } else { FETCH_MEMORY_BYTES }
+}
+
 /// Pieces of one fetch between network and disk, uncompressed: enough for two cores to decode one
 /// of the largest common pieces (1 MiB) each while others wait to be written, whatever the number
 /// of sources. Incompressible ones take twice that, with the frames that they came as.

@@ -461,7 +461,7 @@ impl State {
     /// Without, only those that every reader has passed go.
     fn forget_old(&mut self, layout: PieceLayout) {
         let slowest = self.readers.values().min().map(|&offset| layout.piece_at(offset));
-        while self.recent_bytes > limits::FETCH_MEMORY_BYTES {
+        while self.recent_bytes > limits::fetch_memory_bytes(layout.piece_size()) {
             let disk = self.disk.as_deref();
             let is_written = |index: &u32| disk.is_none_or(|disk| disk.has(*index));
             let mut spare = self.recent.keys().copied().filter(is_written);

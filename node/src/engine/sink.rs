@@ -200,7 +200,8 @@ impl Sink {
     /// With a disk, the early pieces that are needed last are read back later. Without, the
     /// fetch's horizon bounds them.
     fn forget_early(&mut self) {
-        while self.disk.is_some() && self.early_bytes > limits::FETCH_MEMORY_BYTES {
+        let most = limits::fetch_memory_bytes(self.layout.piece_size());
+        while self.disk.is_some() && self.early_bytes > most {
             let Some((_, raw)) = self.early.pop_last() else { return };
             self.early_bytes -= raw.len();
         }
