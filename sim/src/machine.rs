@@ -6,7 +6,7 @@
 use crate::agenda::{Nanos, nanos, time};
 use crate::content::{Listing, NAR_HASH};
 use narswarm_protocol::fetch::{
-    Action, Discrepancy, Fault, Fetch, FetchConfig, PeerHint, SourceId, UpstreamMode,
+    Action, Discrepancy, Fetch, FetchConfig, PeerHint, SourceId, UpstreamMode,
 };
 use narswarm_protocol::hash::{NarHash, PieceHash, Root};
 use narswarm_protocol::piece::PieceLayout;
