@@ -80,6 +80,8 @@ const REGRESSIONS: &[(&str, u64)] = &[
     ("mixed", 17924),
     // A piece that had been taken back from the one idle seed was left with a slow member of a crowd.
     ("mixed", 16596),
+    // The last piece was moved from one busy holder to the next, and was late in all of their queues.
+    ("mixed", 1637),
     // A holder that had nothing of what it said to hold was asked for piece after piece.
     ("mixed", 18019),
     // The last piece waited at a slow member of a crowd, which had others to serve, and nothing more

@@ -3,7 +3,8 @@
 //! Those that others can reach are in the tables of Kademlia, and are come upon. Those behind NATs are
 //! in no table: in a small network of such nodes and an entry node each would know the entry node
 //! alone, and ask nobody at once. So whoever knows few announces itself under a key that is the same
-//! for all, as if it were an item, and looks who else has. In a larger network nobody needs to.
+//! for all, as if it were an item, and looks who else has. In a larger network nobody needs to, though
+//! idle connections close there too.
 
 use crate::net::Net;
 use libp2p::PeerId;
@@ -21,7 +22,8 @@ pub async fn find_others(net: &Net, is_found: bool) {
     let (mut pause, mut announced) = (limits::LONELY_PAUSE, false);
     loop {
         tokio::time::sleep(pause).await;
-        let is_lonely = known(net).len() < limits::LONELY_PEERS;
+        let is_lonely =
+            known(net).len() < limits::LONELY_PEERS && net.network_size() < limits::LONELY_NETWORK;
         if is_found && is_lonely != announced {
             let key = [lonely_key()];
             if is_lonely {

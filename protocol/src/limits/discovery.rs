@@ -184,16 +184,20 @@ pub const MAX_SEEDS_IN_ALL: usize = 8;
 pub const MAX_SEEDS_TRIED: usize = 24;
 
 /// How often seeds are looked for when some are used; and when none is, at first and at last, doubled
-/// each time: a seed that starts with others is found soon. Each look takes some connections, 90 kB in
-/// all, which an hour makes 25 octets a second.
+/// each time: a seed that starts with others is found soon. Each look takes up to 17 connections, 240 kB
+/// in all, which once an hour are 67 octets a second.
 pub const SEEDS_EVERY: std::time::Duration = std::time::Duration::from_secs(3600);
 /// See [`SEEDS_EVERY`].
 pub const SEEDS_AGAIN: std::time::Duration = std::time::Duration::from_secs(5);
 /// See [`SEEDS_EVERY`].
 pub const SEEDS_AGAIN_AT_MOST: std::time::Duration = SEEDS_EVERY;
 
-/// A node that knows fewer peers which answer queries looks for others who know as few, ...
+/// A node that is connected with fewer peers which answer queries, ...
 pub const LONELY_PEERS: usize = 3;
+
+/// ... in a network of fewer nodes that answer others, looks for those who are connected with as few, ...
+/// With more nodes the connections only cost: everybody can be asked by the DHT when it comes to that.
+pub const LONELY_NETWORK: u64 = 32;
 
 /// ... so often at first and at last, doubled each time. In a network of some size it has found others
 /// before the first.

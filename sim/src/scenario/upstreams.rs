@@ -62,7 +62,7 @@ pub const UPSTREAM_ALONE: Scenario = Scenario {
     about: "no peer is found; everything comes from a substitute server 50 ms of round trip away",
     plan: |options, _| {
         let mut plan = with_server(options, 0, MEGABIT, 50 * MEGABIT);
-        plan.demands.ratio_percent = Some(110);
+        plan.demands.ratio_percent = Some(107);
         // Straight from the server it takes a round trip and what the server thinks.
         plan.demands.first_octet_within = Some((50 + 10 + 50) * MILLI);
         plan
@@ -86,7 +86,7 @@ pub const UPSTREAM_SLOW: Scenario = Scenario {
     about: "two seeds with 20 Mbit/s each, a substitute server with 2",
     plan: |options, _| {
         let mut plan = with_server(options, 2, 20 * MEGABIT, 2 * MEGABIT);
-        plan.demands.ratio_percent = Some(120);
+        plan.demands.ratio_percent = Some(112);
         plan
     },
 };
@@ -99,7 +99,7 @@ pub const UPSTREAM_FAST: Scenario = Scenario {
         let mut plan = with_server(options, 1, MEGABIT, 50 * MEGABIT);
         plan.upstream_rate = Some((50 * MEGABIT) as f64);
         // The swarm is watched before it is called slow.
-        plan.demands.ratio_percent = Some(130);
+        plan.demands.ratio_percent = Some(123);
         plan
     },
 };

@@ -27,8 +27,7 @@ const HASH_TIME: Nanos = 2 * MILLI;
 /// From a failure to the next attempt.
 const RETRY_AFTER: Nanos = 50 * MILLI;
 
-/// Attempts in one run: more than there are liars to be found out in any scenario. A fetch that
-/// needs more has not ended.
+/// Attempts in one run: more than there are liars to be found out; whoever needs more hasn't ended.
 const MAX_ATTEMPTS: u32 = 40;
 
 /// Up to so many pieces the machine's books are audited after every event; with more that takes
@@ -98,11 +97,10 @@ impl Fetching {
 
     /// A conversation has broken off; its peer may get another number.
     pub(super) fn broken(&mut self, source: SourceId, now: Nanos) {
-        let Some(met) = self.sources.get(&source) else { return };
-        let (peer, again) = (met.peer, SourceId(self.sources.len() as u32));
-        let is_taken = self.machine.handle_broken(source, again, now);
-        let met = Met { peer, session: None, dropped: !is_taken, since: now };
-        self.sources.insert(again, met);
+        let Some(&Met { peer, .. }) = self.sources.get(&source) else { return };
+        let again = SourceId(self.sources.len() as u32);
+        let dropped = !self.machine.handle_broken(source, again, now);
+        self.sources.insert(again, Met { peer, session: None, dropped, since: now });
     }
 
     pub(super) fn sessions(&self) -> Vec<SessionId> {

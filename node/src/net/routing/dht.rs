@@ -2,9 +2,11 @@
 //!
 //! [`DhtRouting`] is the handle, [`Machine`] the decisions of `protocol` with what they need of the
 //! world: who stands behind which number, the searches that somebody waits for. [`drive`] performs
-//! what it wants. Kademlia finds the nodes; it keeps nothing. `restarts`: what outlives the process.
+//! what it wants. Kademlia finds the nodes; it keeps nothing. `restarts`: what outlives the process;
+//! `searching`: the searches.
 
 mod restarts;
+mod searching;
 
 use super::guests::Guests;
 use super::keeper::{Keeper, encode, parse};
@@ -24,11 +26,10 @@ use narswarm_protocol::announce::{
     ProviderHint, Reply, RequestId, SearchId,
 };
 use narswarm_protocol::fetch::Time;
-use narswarm_protocol::limits::{
-    MAX_CONTACTS, MAX_FIND_KEYS, MAX_PROVIDER_RECORDS_PER_PEER, MAX_PROVIDERS_PER_ITEM,
-};
+use narswarm_protocol::limits::{MAX_CONTACTS, MAX_PROVIDER_RECORDS_PER_PEER};
 use narswarm_protocol::wire::announce::{AnnounceReply, AnnounceRequest, NamedPeer};
 use parking_lot::Mutex;
+use searching::Search;
 use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -55,15 +56,6 @@ const TICK: Duration = Duration::from_millis(250);
 
 /// How long a probed provider, or a keeper to stay connected with, may take to answer.
 const PROBE_PATIENCE: Duration = Duration::from_secs(5);
-
-/// A search that somebody waits for.
-struct Search {
-    keys: HashMap<ItemKey, ProviderKey>,
-    found: mpsc::Sender<Provider>,
-    deadline: Instant,
-    /// Whom this node knew itself.
-    given: BTreeSet<(ItemKey, PeerId)>,
-}
 
 /// What the machine wants.
 struct ToDo {
@@ -320,51 +312,6 @@ impl Machine {
             }
         }
         ToDo { asks, stays, again: state.discovery.poll_timeout(self.now()) }
-    }
-
-    /// Begins a search in this way.
-    fn search(
-        &self,
-        keys: &[ProviderKey],
-        begin: fn(&mut Discovery, SearchId, &[ItemKey], usize, Time),
-    ) -> mpsc::Receiver<Provider> {
-        let (found, receiver) = mpsc::channel(QUEUED_PROVIDERS);
-        if self.stop.is_cancelled() {
-            return receiver;
-        }
-        let keys: BTreeSet<_> = keys.iter().take(MAX_FIND_KEYS).copied().collect();
-        let keys: HashMap<_, _> =
-            keys.into_iter().map(|key| (ItemKey::from_provider_key(&key), key)).collect();
-        let enough = if keys.len() <= FEW_KEYS { MAX_PROVIDERS_PER_ITEM } else { ENOUGH_OF_MANY };
-        let deadline = Instant::now() + self.timing.find;
-        // What was announced to this node itself needn't be asked of others.
-        let mut given = BTreeSet::new();
-        for (short, &key) in &keys {
-            for (peer, addresses) in self.keeper.known(*short) {
-                self.book.add(peer, addresses.clone());
-                let _ = found.try_send(Provider { key, peer, addresses });
-                given.insert((*short, peer));
-            }
-        }
-        self.change(|state, now| {
-            let id = SearchId(state.next_search);
-            state.next_search += 1;
-            let wanted: Vec<_> = keys.keys().copied().collect();
-            state.searches.insert(id, Search { keys, found, deadline, given });
-            begin(&mut state.discovery, id, &wanted, enough, now);
-        });
-        receiver
-    }
-
-    /// Ends searches that nobody waits for or whose time is over.
-    fn end_searches(&self) {
-        let (mut state, now) = (self.state.lock(), Instant::now());
-        let is_over = |search: &Search| search.found.is_closed() || now >= search.deadline;
-        let over = state.searches.iter().filter(|(_, search)| is_over(search));
-        for id in over.map(|(id, _)| *id).collect::<Vec<_>>() {
-            state.searches.remove(&id);
-            state.discovery.handle_search_dropped(id);
-        }
     }
 }
 
