@@ -1,6 +1,6 @@
 //! The task that owns libp2p's swarm: it performs commands, and keeps the books of what happens.
 
-use super::behaviour::{Behaviour, BehaviourEvent, KAD_PROTOCOL, NETWORK};
+use super::behaviour::{Behaviour, BehaviourEvent, KAD_PROTOCOL, NETWORK, end_refresh};
 use super::book::{Book, Reach, is_plausible, reach};
 use super::dialing::{Dialing, Source};
 use super::events::NetEvent;
@@ -292,6 +292,7 @@ impl Task {
                 self.reach_identified(peer_id, connection_id, &info);
                 self.identified(peer_id, info);
             }
+            BehaviourEvent::Kad(event) => end_refresh(&mut self.swarm.behaviour_mut().kad, &event),
             BehaviourEvent::Probe(tested) => self.reach_tested(tested),
             BehaviourEvent::RelayClient(event) => self.reach_relayed(&event),
             BehaviourEvent::Dcutr(event) => self.reach_punched(&event),
