@@ -6,6 +6,7 @@
 use crate::provider_key::provider_key;
 use crate::store_path::StoreHash;
 use sha2::{Digest, Sha256};
+use std::cmp::Ordering;
 use std::sync::LazyLock;
 
 /// Bits of an item's key that say which bucket it belongs to.
@@ -19,8 +20,21 @@ const BUCKET_DOMAIN: &str = "narswarm 2026-11 rendezvous of a bucket";
 
 /// The leading octets of an item's provider key, under which announcements speak of it. Sixteen
 /// suffice: what is found is verified, so whoever makes two items' keys collide gains nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ItemKey(pub [u8; 16]);
+
+impl Ord for ItemKey {
+    // By the octets from the first to the last, but compared as one number: keepers look up millions.
+    fn cmp(&self, other: &Self) -> Ordering {
+        u128::from_be_bytes(self.0).cmp(&u128::from_be_bytes(other.0))
+    }
+}
+
+impl PartialOrd for ItemKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 impl ItemKey {
     /// Octets of a key as it travels.

@@ -19,6 +19,7 @@ use crate::limits::{
     MAX_PROVIDER_RECORDS_PER_PEER, MAX_PROVIDERS_PER_ITEM, NETWORK_SHARE, PROBE_AFTER,
     PROVIDERS_IN_ANSWER, PRUNE_EVERY,
 };
+use slab::Slab;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -98,13 +99,22 @@ struct Owner {
     probed: Seconds,
 }
 
+/// Stands for a peer id where peers are looked up, which every connection does: a number is compared at
+/// once, octets elsewhere in memory aren't. Nobody finds two ids with the same.
+type PeerDigest = u128;
+
+fn digest(peer: &[u8]) -> PeerDigest {
+    let mut octets = [0; 16];
+    octets.copy_from_slice(&blake3::hash(peer).as_bytes()[..16]);
+    u128::from_le_bytes(octets)
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Providers {
     limits: ProviderLimits,
-    owners: BTreeMap<u32, Owner>,
-    next_slot: u32,
-    by_peer: BTreeMap<Vec<u8>, u32>,
+    owners: Slab<Owner>,
+    by_peer: BTreeMap<PeerDigest, u32>,
     /// Owners by how many records they have.
     by_size: BTreeSet<(usize, u32)>,
     /// Until when, by key and owner.
@@ -120,8 +130,7 @@ impl Providers {
     pub fn new(limits: ProviderLimits) -> Self {
         Self {
             limits,
-            owners: BTreeMap::new(),
-            next_slot: 0,
+            owners: Slab::new(),
             by_peer: BTreeMap::new(),
             by_size: BTreeSet::new(),
             records: BTreeMap::new(),
@@ -179,8 +188,8 @@ impl Providers {
 
     /// A peer says that it no longer holds items.
     pub fn withdraw(&mut self, peer: &[u8], keys: &[ItemKey], now: Seconds) {
-        let Some(&slot) = self.by_peer.get(peer) else { return };
-        if let Some(owner) = self.owners.get_mut(&slot) {
+        let Some(&slot) = self.by_peer.get(&digest(peer)) else { return };
+        if let Some(owner) = self.owners.get_mut(slot as usize) {
             owner.provider.seen = now;
         }
         for key in keys {
@@ -199,9 +208,9 @@ impl Providers {
         for (index, key) in (0..).zip(keys) {
             let mut live: Vec<_> = self
                 .live(*key, now)
-                .filter(|slot| !self.owners[slot].provider.gone)
+                .filter(|slot| !self.owners[*slot as usize].provider.gone)
                 .map(|slot| {
-                    let provider = &self.owners[&slot].provider;
+                    let provider = &self.owners[slot as usize].provider;
                     // Quarters of an hour: within one, all are as good.
                     let age = now.since(provider.seen).as_secs() / PROBE_AFTER.as_secs();
                     (age, mix(salt, slot.into(), 0), slot, provider.network)
@@ -230,7 +239,7 @@ impl Providers {
             self.note_asked_for(slot, now);
         }
         let hits = chosen.into_iter().filter_map(|(key_index, slot)| {
-            let provider = &self.owners.get(&slot)?.provider;
+            let provider = &self.owners.get(slot as usize)?.provider;
             Some(Hit { key_index, slot, provider, seen: now.since(provider.seen) })
         });
         hits.collect()
@@ -238,7 +247,8 @@ impl Providers {
 
     /// This node has to do with a peer: it is there.
     pub fn handle_seen(&mut self, peer: &[u8], now: Seconds) {
-        let owner = self.by_peer.get(peer).and_then(|slot| self.owners.get_mut(slot));
+        let owner =
+            self.by_peer.get(&digest(peer)).and_then(|slot| self.owners.get_mut(*slot as usize));
         if let Some(owner) = owner {
             owner.provider.seen = now;
             owner.provider.gone = false;
@@ -247,7 +257,8 @@ impl Providers {
 
     /// A peer was not there when it was probed: it isn't named until it is seen again.
     pub fn handle_gone(&mut self, peer: &[u8]) {
-        let owner = self.by_peer.get(peer).and_then(|slot| self.owners.get_mut(slot));
+        let owner =
+            self.by_peer.get(&digest(peer)).and_then(|slot| self.owners.get_mut(*slot as usize));
         if let Some(owner) = owner {
             owner.provider.gone = true;
         }
@@ -256,7 +267,7 @@ impl Providers {
     /// Somebody to be probed: see whether it can be connected to.
     pub fn poll_probe(&mut self) -> Option<Provider> {
         while let Some(slot) = self.probes.pop_front() {
-            if let Some(owner) = self.owners.get(&slot) {
+            if let Some(owner) = self.owners.get(slot as usize) {
                 return Some(owner.provider.clone());
             }
         }
@@ -296,8 +307,8 @@ impl Providers {
         now: Seconds,
     ) -> u32 {
         let addresses = addresses.iter().take(MAX_PEER_ADDRESSES).cloned().collect();
-        if let Some(&slot) = self.by_peer.get(peer)
-            && let Some(owner) = self.owners.get_mut(&slot)
+        if let Some(&slot) = self.by_peer.get(&digest(peer))
+            && let Some(owner) = self.owners.get_mut(slot as usize)
         {
             if owner.provider.network != network {
                 let (before, records) = (owner.provider.network, owner.records);
@@ -309,15 +320,9 @@ impl Providers {
             provider.addresses = addresses;
             return slot;
         }
-        // Four thousand million peers pass before a number comes again.
-        while self.owners.contains_key(&self.next_slot) {
-            self.next_slot = self.next_slot.wrapping_add(1);
-        }
-        let slot = self.next_slot;
-        self.next_slot = self.next_slot.wrapping_add(1);
         let provider = Provider { peer: peer.to_vec(), addresses, network, seen: now, gone: false };
-        self.owners.insert(slot, Owner { provider, records: 0, probed: now });
-        self.by_peer.insert(peer.to_vec(), slot);
+        let slot = self.owners.insert(Owner { provider, records: 0, probed: now }) as u32;
+        self.by_peer.insert(digest(peer), slot);
         self.by_size.insert((0, slot));
         slot
     }
@@ -335,7 +340,7 @@ impl Providers {
             *known = expires;
             return true;
         }
-        let records = self.owners[&slot].records;
+        let records = self.owners[slot as usize].records;
         let of_network = network.and_then(|network| self.networks.get(&network));
         if records >= self.limits.per_peer
             || of_network.is_some_and(|count| *count >= self.limits.per_network)
@@ -358,10 +363,11 @@ impl Providers {
     /// Whether another provider of this item may be put down. One network's share beyond its own
     /// gives way to other networks.
     fn has_place_for(&mut self, key: ItemKey, network: Option<u64>, now: Seconds) -> bool {
-        let all: Vec<_> = self.records.range((key, 0)..=(key, u32::MAX)).collect();
-        if all.len() < self.limits.per_item {
+        let all = || self.records.range((key, 0)..=(key, u32::MAX));
+        if all().count() < self.limits.per_item {
             return true;
         }
+        let all: Vec<_> = all().collect();
         if let Some(&(&(key, slot), _)) = all.iter().find(|(_, expires)| is_over(**expires, now)) {
             self.remove(key, slot);
             self.drop_if_idle(slot);
@@ -369,7 +375,7 @@ impl Providers {
         }
         let mut networks: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
         for (&(_, slot), _) in all {
-            if let Some(network) = self.owners[&slot].provider.network {
+            if let Some(network) = self.owners[slot as usize].provider.network {
                 networks.entry(network).or_default().push(slot);
             }
         }
@@ -406,27 +412,29 @@ impl Providers {
         if self.records.remove(&(key, slot)).is_none() {
             return;
         }
-        let network = self.owners[&slot].provider.network;
+        let network = self.owners[slot as usize].provider.network;
         self.resize(slot, |records| records - 1);
         count(&mut self.networks, network, |count| count.saturating_sub(1));
     }
 
     fn resize(&mut self, slot: u32, change: impl FnOnce(usize) -> usize) {
-        let Some(owner) = self.owners.get_mut(&slot) else { return };
+        let Some(owner) = self.owners.get_mut(slot as usize) else { return };
         self.by_size.remove(&(owner.records, slot));
         owner.records = change(owner.records);
         self.by_size.insert((owner.records, slot));
     }
 
     fn drop_if_idle(&mut self, slot: u32) {
-        let Some(owner) = self.owners.get(&slot).filter(|owner| owner.records == 0) else { return };
-        self.by_peer.remove(&owner.provider.peer);
+        let Some(owner) = self.owners.get(slot as usize).filter(|owner| owner.records == 0) else {
+            return;
+        };
+        self.by_peer.remove(&digest(&owner.provider.peer));
         self.by_size.remove(&(0, slot));
-        self.owners.remove(&slot);
+        self.owners.remove(slot as usize);
     }
 
     fn note_asked_for(&mut self, slot: u32, now: Seconds) {
-        let Some(owner) = self.owners.get_mut(&slot) else { return };
+        let Some(owner) = self.owners.get_mut(slot as usize) else { return };
         let last = owner.provider.seen.max(owner.probed);
         if now.since(last) >= PROBE_AFTER && self.probes.len() < MAX_PROBES {
             owner.probed = now;

@@ -8,7 +8,7 @@
 //!
 //! Numbers are little-endian; peers and addresses have their length before them as u16.
 
-use super::{ItemKey, Owner, Provider, ProviderLimits, Providers, Seconds, count, is_over};
+use super::{ItemKey, Owner, Provider, ProviderLimits, Providers, Seconds, count, digest, is_over};
 use crate::limits::MAX_PEER_ADDRESSES;
 use crate::octets::{Reader, SnapshotError, put, seal, unseal};
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ impl Providers {
         let mut numbers: BTreeMap<u32, u32> = BTreeMap::new();
         out.extend((self.owners.len() as u32).to_le_bytes());
         for (number, (slot, owner)) in (0..).zip(&self.owners) {
-            numbers.insert(*slot, number);
+            numbers.insert(slot as u32, number);
             let Provider { peer, addresses, network, seen, gone: _ } = &owner.provider;
             put(&mut out, peer);
             out.push(u8::from(network.is_some()));
@@ -62,6 +62,7 @@ impl Providers {
         let owners = reader.u32()?;
         for slot in 0..owners {
             let peer = reader.octets()?.to_vec();
+            let number = digest(&peer);
             let known = reader.u8()? != 0;
             let network = Some(reader.u64()?).filter(|_| known);
             let seen = Seconds(reader.u64()?).min(now);
@@ -69,16 +70,15 @@ impl Providers {
             for _ in 0..reader.u8()? {
                 addresses.push(reader.octets()?.to_vec());
             }
-            let provider = Provider { peer: peer.clone(), addresses, network, seen, gone: false };
-            providers.owners.insert(slot, Owner { provider, records: 0, probed: Seconds(0) });
-            providers.by_peer.insert(peer, slot);
+            let provider = Provider { peer, addresses, network, seen, gone: false };
+            providers.owners.insert(Owner { provider, records: 0, probed: Seconds(0) });
+            providers.by_peer.insert(number, slot);
             providers.by_size.insert((0, slot));
         }
-        providers.next_slot = owners;
         for _ in 0..reader.u32()? {
             let key = ItemKey(*reader.take(ItemKey::BYTES)?.first_chunk()?);
             let (slot, expires) = (reader.u32()?, reader.u32()?);
-            let owner = providers.owners.get(&slot)?;
+            let owner = providers.owners.get(slot as usize)?;
             let network = owner.provider.network;
             if is_over(expires, now)
                 || owner.records >= limits.per_peer

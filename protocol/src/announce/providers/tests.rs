@@ -35,14 +35,14 @@ fn audit(store: &Providers) {
     for (key, slot) in store.records.keys() {
         *of_owner.entry(*slot).or_default() += 1;
         *of_key.entry(*key).or_default() += 1;
-        if let Some(network) = store.owners[slot].provider.network {
+        if let Some(network) = store.owners[*slot as usize].provider.network {
             *of_network.entry(network).or_default() += 1;
         }
     }
     assert_eq!(of_network, store.networks);
     assert!(of_key.values().all(|count| *count <= limits.per_item));
     assert!(of_owner.values().all(|count| *count <= limits.per_peer));
-    let owners: BTreeMap<_, _> = store.owners.iter().map(|(s, o)| (*s, o.records)).collect();
+    let owners: BTreeMap<_, _> = store.owners.iter().map(|(s, o)| (s as u32, o.records)).collect();
     assert_eq!(owners, of_owner, "nobody without records is remembered");
     let sizes: BTreeSet<_> = owners.iter().map(|(slot, records)| (*records, *slot)).collect();
     assert_eq!(sizes, store.by_size);
@@ -195,7 +195,7 @@ fn damage_is_noticed() {
     store.announce(b"peer", Some(3), &address, &[key(1)], ANNOUNCED_LIFE, NOW);
     let octets = store.snapshot(NOW);
     let again = Providers::from_snapshot(&octets, small(), NOW).expect("whole");
-    assert_eq!(again.owners[&0].provider, store.owners[&0].provider);
+    assert_eq!(again.owners[0].provider, store.owners[0].provider);
     for at in [30, octets.len() - 1] {
         let mut damaged = octets.clone();
         damaged[at] ^= 1;
