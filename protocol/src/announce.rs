@@ -52,7 +52,7 @@ pub mod providers;
 mod tests;
 mod walk;
 
-pub use announced::{Announced, SavedAnnounced};
+pub use announced::{Announced, BucketState, SavedAnnounced, SavedPeer};
 pub use contacts::Contacts;
 pub use finder::Found;
 pub use mirror::{lonely_key, mirror_key};
@@ -210,7 +210,8 @@ impl Discovery {
         }
     }
 
-    /// Goes on announcing where an earlier run of this node left off `away` ago.
+    /// Goes on where an earlier run of this node left off `away` ago. Those that were near a meeting
+    /// point are to be told of by [`Discovery::handle_contact`] as well, if it is known where they are.
     pub fn restore(&mut self, announced: &Announced, away: Duration, now: Time) {
         self.announcer.restore(announced, away, now);
     }
@@ -229,7 +230,7 @@ impl Discovery {
     /// What is worth keeping for [`Discovery::restore`].
     #[must_use]
     pub fn announced(&self, now: Time) -> Announced {
-        self.announcer.announced(now)
+        self.announcer.announced(&self.contacts, now)
     }
 
     // --- who is there
@@ -258,7 +259,7 @@ impl Discovery {
     /// Nodes near a meeting point that have answered lately: what others may be told. `salt` is to
     /// differ between those who ask.
     pub fn near(&mut self, bucket: Bucket, count: usize, salt: u64, now: Time) -> Vec<Contact> {
-        self.contacts.near(bucket.position(), count, salt, now)
+        self.contacts.near(bucket, count, salt, now)
     }
 
     /// The nodes known.

@@ -3,7 +3,8 @@
 //! - [`table`], [`walk`], [`kad`]: Kademlia as libp2p-kad does it;
 //! - [`terrain`], [`links`], [`population`]: how far nodes are, what questions cost, who comes and
 //!   goes when;
-//! - [`swarm`]: nodes that announce and find, each with the machines of production;
+//! - [`swarm`]: nodes that announce and find, each with the machines of production; [`asleep`]: what is
+//!   left of them while they are away;
 //! - [`catalogue`], [`setup`], [`scenario`]: what there is to find, what a run consists of;
 //! - [`event`], [`tally`]: what happens, and what it comes to;
 //! - [`calibrate`]: the model measured as real nodes are;
@@ -11,6 +12,7 @@
 //!
 //! Not modelled: octets of messages beyond their number, loss, processor time.
 
+pub mod asleep;
 pub mod calibrate;
 pub mod catalogue;
 pub mod chart;

@@ -72,11 +72,15 @@ impl Anchors {
         self.news.pop_front()
     }
 
-    /// The one there is while it is near and answers, else one that is connected, else any, so that
-    /// not all nodes choose the same.
+    /// The one there is while it is connected, or near and answers, else one that is connected, else
+    /// any, so that not all nodes choose the same.
     fn choose(&self, bucket: Bucket, contacts: &Contacts, now: Time) -> Option<NodeId> {
-        let near = contacts.nearest(bucket.position(), now).filter(|known| known.proven);
         let before = self.of[usize::from(bucket.number())];
+        let known = before.and_then(|before| contacts.get(before));
+        if known.is_some_and(|known| known.proven && known.connected) {
+            return before;
+        }
+        let near = contacts.nearest(bucket.position(), now).filter(|known| known.proven);
         let rank = |node: NodeId, connected: bool| {
             (Some(node) != before, !connected, mix(self.seed, node.0, bucket.number().into()))
         };

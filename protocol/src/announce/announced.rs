@@ -1,32 +1,67 @@
-//! What a node has told others, kept for its next run: so that it needn't say everything again, and
-//! can withdraw what it has lost meanwhile.
+//! What a node has told others and whom it knows near the meeting points, kept for its next run: so
+//! that it needn't say everything again, can withdraw what it has lost meanwhile, and needn't look who
+//! is where.
 //!
 //! ```text
-//! "narswarm announced 1\n" | written u64 | addresses u8, each
-//!                          | buckets u8, each: number u8, due u32, keepers u8, each: peer
+//! "narswarm announced 2\n" | written u64 | addresses u8, each
+//!                          | peers u16, each: peer, addresses u8, each
+//!                          | buckets u8, each: number u8, due u32, look u32,
+//!                          |                   keepers u8, each: u16; near u8, each: u16
 //!                          | items u32, each: key 16, level u8
 //!                          | BLAKE3 of all before
 //! ```
 //!
+//! Keepers and those who are near are numbers of the peers, counted from zero. A bucket that wasn't
+//! announced is due never, in the largest number of seconds.
 //! Numbers are little-endian; addresses and peers have their length before them as u16.
 
 use super::place::{BUCKETS, Bucket, ItemKey, NodeId};
 use super::providers::Seconds;
 use crate::limits::{
-    ANNOUNCED_LIFE, MAX_PROVIDER_RECORDS_PER_PEER, MAX_SAVED_OWN_ADDRESSES, REPLICAS,
+    ANNOUNCED_LIFE, MAX_ANNOUNCED_PEERS, MAX_PEER_ADDRESSES, MAX_PROVIDER_RECORDS_PER_PEER,
+    MAX_SAVED_OWN_ADDRESSES, REPLICAS, SAVED_NEIGHBOURS,
 };
 use crate::octets::{Reader, SnapshotError, put, seal, unseal};
 use std::time::Duration;
 
-const MAGIC: &[u8] = b"narswarm announced 1\n";
+const MAGIC: &[u8] = b"narswarm announced 2\n";
+
+/// Never, in seconds.
+const NEVER: u32 = u32::MAX;
 
 /// What is worth keeping of an announcer while it doesn't run.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Announced {
     /// What others have been told, each with how thinly it is announced.
     pub items: Vec<(ItemKey, u8)>,
-    /// Of each bucket that was announced: when again, counted from now, and who keeps it.
-    pub buckets: Vec<(Bucket, Duration, Vec<NodeId>)>,
+    /// Of each bucket what is known.
+    pub buckets: Vec<BucketState<NodeId>>,
+}
+
+/// One bucket, with nodes by names of the kind `N`. Times are counted from the moment when it was put
+/// down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BucketState<N> {
+    /// Which.
+    pub bucket: Bucket,
+    /// When all of it is announced again; `None` when it wasn't announced.
+    pub due: Option<Duration>,
+    /// When it is to be seen again who is near its meeting point.
+    pub look: Duration,
+    /// Who keeps what was announced.
+    pub keepers: Vec<N>,
+    /// Who is near the meeting point and has answered lately, nearest first.
+    pub near: Vec<N>,
+}
+
+impl<N> BucketState<N> {
+    /// The same with other names of the nodes; those without one are left out.
+    pub fn renamed<M>(self, mut name: impl FnMut(N) -> Option<M>) -> BucketState<M> {
+        let Self { bucket, due, look, keepers, near } = self;
+        let keepers = keepers.into_iter().filter_map(&mut name).collect();
+        let near = near.into_iter().filter_map(name).collect();
+        BucketState { bucket, due, look, keepers, near }
+    }
 }
 
 /// The same, as it is written down: with names that outlive the process.
@@ -39,8 +74,19 @@ pub struct SavedAnnounced {
     pub addresses: Vec<Vec<u8>>,
     /// See [`Announced::items`].
     pub items: Vec<(ItemKey, u8)>,
-    /// See [`Announced::buckets`]; of the keepers, the octets of their peer ids.
-    pub buckets: Vec<(Bucket, Duration, Vec<Vec<u8>>)>,
+    /// Those who are spoken of in `buckets`.
+    pub peers: Vec<SavedPeer>,
+    /// See [`Announced::buckets`]; nodes by their places in `peers`.
+    pub buckets: Vec<BucketState<u16>>,
+}
+
+/// Somebody who keeps what was announced, or is near a meeting point.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SavedPeer {
+    /// The octets of the peer id.
+    pub peer: Vec<u8>,
+    /// Where it was reached, as octets of multiaddresses.
+    pub addresses: Vec<Vec<u8>>,
 }
 
 impl SavedAnnounced {
@@ -49,17 +95,25 @@ impl SavedAnnounced {
     pub fn to_octets(&self) -> Vec<u8> {
         let mut out = MAGIC.to_vec();
         out.extend(self.written.0.to_le_bytes());
-        let addresses = self.addresses.len().min(MAX_SAVED_OWN_ADDRESSES);
-        out.push(addresses as u8);
-        self.addresses[..addresses].iter().for_each(|address| put(&mut out, address));
+        put_all(&mut out, &self.addresses, MAX_SAVED_OWN_ADDRESSES);
+        let peers = self.peers.len().min(MAX_ANNOUNCED_PEERS);
+        out.extend((peers as u16).to_le_bytes());
+        for SavedPeer { peer, addresses } in &self.peers[..peers] {
+            put(&mut out, peer);
+            put_all(&mut out, addresses, MAX_PEER_ADDRESSES);
+        }
         let buckets = self.buckets.len().min(BUCKETS);
         out.push(buckets as u8);
-        for (bucket, due, keepers) in &self.buckets[..buckets] {
+        for BucketState { bucket, due, look, keepers, near } in &self.buckets[..buckets] {
+            let seconds = |span: Duration| u32::try_from(span.as_secs()).unwrap_or(NEVER);
             out.push(bucket.number());
-            out.extend(u32::try_from(due.as_secs()).unwrap_or(u32::MAX).to_le_bytes());
-            let count = keepers.len().min(2 * REPLICAS);
-            out.push(count as u8);
-            keepers[..count].iter().for_each(|peer| put(&mut out, peer));
+            out.extend(due.map_or(NEVER, seconds).to_le_bytes());
+            out.extend(seconds(*look).to_le_bytes());
+            for (nodes, most) in [(keepers, 2 * REPLICAS), (near, SAVED_NEIGHBOURS)] {
+                let count = nodes.len().min(most);
+                out.push(count as u8);
+                nodes[..count].iter().for_each(|node| out.extend(node.to_le_bytes()));
+            }
         }
         let items = self.items.len().min(MAX_PROVIDER_RECORDS_PER_PEER);
         out.extend((items as u32).to_le_bytes());
@@ -80,17 +134,23 @@ impl SavedAnnounced {
 
     fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let mut saved = Self { written: Seconds(reader.u64()?), ..Self::default() };
-        for _ in 0..reader.u8()? {
-            saved.addresses.push(reader.octets()?.to_vec());
+        saved.addresses = take_all(reader)?;
+        for _ in 0..reader.u16()? {
+            let peer = reader.octets()?.to_vec();
+            saved.peers.push(SavedPeer { peer, addresses: take_all(reader)? });
         }
         for _ in 0..reader.u8()? {
             let bucket = Bucket::new(reader.u8()?)?;
-            let due = Duration::from_secs(reader.u32()?.into());
-            let mut keepers = Vec::new();
-            for _ in 0..reader.u8()? {
-                keepers.push(reader.octets()?.to_vec());
-            }
-            saved.buckets.push((bucket, due, keepers));
+            let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+            let due = Some(reader.u32()?).filter(|due| *due != NEVER).map(seconds);
+            let look = seconds(reader.u32()?);
+            let mut nodes = || {
+                let count = reader.u8()?;
+                let node = |_| reader.u16().filter(|node| usize::from(*node) < saved.peers.len());
+                (0..count).map(node).collect::<Option<Vec<u16>>>()
+            };
+            let (keepers, near) = (nodes()?, nodes()?);
+            saved.buckets.push(BucketState { bucket, due, look, keepers, near });
         }
         let items = reader.u32()?;
         for _ in 0..items.min(MAX_PROVIDER_RECORDS_PER_PEER as u32) {
@@ -109,21 +169,43 @@ impl SavedAnnounced {
     }
 }
 
+/// Octets of the same kind, at most so many, fewer than 256.
+fn put_all(out: &mut Vec<u8>, all: &[Vec<u8>], most: usize) {
+    let count = all.len().min(most);
+    out.push(count as u8);
+    all[..count].iter().for_each(|octets| put(out, octets));
+}
+
+fn take_all(reader: &mut Reader<'_>) -> Option<Vec<Vec<u8>>> {
+    let count = reader.u8()?;
+    (0..count).map(|_| reader.octets().map(<[u8]>::to_vec)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn saved() -> SavedAnnounced {
-        let keepers = |bucket: Bucket| (0..3).map(|n| vec![bucket.number(), n]).collect();
+        let peer = |n: u8| SavedPeer {
+            peer: vec![n, 1, 2],
+            addresses: (0..n % 3).map(|address| vec![n, address]).collect(),
+        };
+        let state = |bucket: Bucket| {
+            let number = bucket.number();
+            BucketState {
+                bucket,
+                due: (!number.is_multiple_of(3)).then(|| Duration::from_secs(number.into())),
+                look: Duration::from_secs(u64::from(number) * 600),
+                keepers: (0..u16::from(number % 16)).collect(),
+                near: (0..u16::from(number) % 5).collect(),
+            }
+        };
         SavedAnnounced {
             written: Seconds(1_800_000_000),
             addresses: vec![vec![1, 2, 3], vec![4]],
             items: (0..100).map(|n| (ItemKey([n; 16]), n % 7)).collect(),
-            buckets: Bucket::all()
-                .map(|bucket| {
-                    (bucket, Duration::from_secs(bucket.number().into()), keepers(bucket))
-                })
-                .collect(),
+            peers: (0..16).map(peer).collect(),
+            buckets: Bucket::all().map(state).collect(),
         }
     }
 
@@ -144,9 +226,13 @@ mod tests {
             assert!(SavedAnnounced::from_octets(&good[..at]).is_err(), "cut at {at}");
         }
         let mut of_others = good.clone();
-        of_others.splice(..MAGIC.len(), *b"narswarm announced 2\n");
+        of_others.splice(..MAGIC.len(), *b"narswarm announced 1\n");
         assert_eq!(SavedAnnounced::from_octets(&of_others), Err(SnapshotError::Magic));
         // Well sealed, and nonsense.
+        let mut nobody = saved();
+        nobody.peers.truncate(3);
+        let damaged = Err(SnapshotError::Damaged);
+        assert_eq!(SavedAnnounced::from_octets(&nobody.to_octets()), damaged, "of whom it speaks");
         for len in 0..200 {
             let nonsense: Vec<u8> =
                 MAGIC.iter().copied().chain((0..len).map(|n| n ^ 0xa5)).collect();

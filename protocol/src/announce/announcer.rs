@@ -7,7 +7,7 @@
 
 mod lots;
 
-use super::announced::Announced;
+use super::announced::{Announced, BucketState};
 use super::contacts::Contacts;
 use super::place::{Bucket, ItemKey, NodeId};
 use super::walk::Walk;
@@ -17,7 +17,7 @@ use crate::limits::{
     ANNOUNCE_BURST, ANNOUNCE_RETRY, ANNOUNCE_TOKEN_EVERY, EXPLORE_AGAIN, FEW_PROVIDERS,
     GATHER_NEW_ITEMS, LOOK_NODES, MANY_PROVIDERS, MAX_ANNOUNCE_RETRY, MAX_ANNOUNCED_KEYS,
     MAX_BUCKETS_AT_ONCE, MAX_THINNING, MIN_REANNOUNCE, PARALLEL_ANNOUNCES, REANNOUNCE,
-    REANNOUNCE_TO_NEWCOMERS, REPLICAS, RESTART_SPREAD,
+    REANNOUNCE_TO_NEWCOMERS, REPLICAS, RESTART_SPREAD, SAVED_NEIGHBOURS,
 };
 use lots::{Lot, Lots, Run};
 use std::collections::{BTreeMap, VecDeque};
@@ -80,8 +80,15 @@ impl Announcer {
                 self.recalled.insert(key, level.min(MAX_THINNING));
             }
         }
-        for (bucket, due, keepers) in &announced.buckets {
+        for BucketState { bucket, due, look, keepers, near } in &announced.buckets {
             let lot = self.lots.change(*bucket);
+            if !near.is_empty() {
+                // As good as if the node had been there all the time: one who is still there names the
+                // others.
+                let look = (*look).min(EXPLORE_AGAIN).saturating_sub(away);
+                lot.explore_due = lot.explore_due.max(now + look);
+            }
+            let Some(due) = due else { continue };
             let due = (*due).min(REANNOUNCE).saturating_sub(away);
             // What fell due while the node was away is spread over some minutes.
             let late = mix(self.seed, u64::from(bucket.number()), 1) % RESTART_SPREAD.as_secs();
@@ -102,14 +109,17 @@ impl Announcer {
 
     /// What is to be kept while this node doesn't run. What waits to be withdrawn is part of it, so
     /// that the next run withdraws it.
-    pub fn announced(&self, now: Time) -> Announced {
+    pub fn announced(&self, contacts: &Contacts, now: Time) -> Announced {
         let told = self.held.iter().filter(|(_, held)| held.told);
         let told = told.map(|(key, held)| (*key, held.level));
         let recalled = self.recalled.iter().map(|(key, level)| (*key, *level));
         let gone = self.lots.iter().flat_map(|(_, lot)| &lot.gone).map(|key| (*key, 0));
-        let buckets = self.lots.iter().filter_map(|(bucket, lot)| {
-            let due = lot.due?.since(now);
-            Some((bucket, due, lot.keepers.iter().copied().collect()))
+        let buckets = self.lots.iter().map(|(bucket, lot)| BucketState {
+            bucket,
+            due: lot.due.map(|due| due.since(now)),
+            look: lot.explore_due.since(now),
+            keepers: lot.keepers.iter().copied().collect(),
+            near: contacts.neighbours(bucket, SAVED_NEIGHBOURS),
         });
         Announced { items: told.chain(recalled).chain(gone).collect(), buckets: buckets.collect() }
     }
@@ -325,6 +335,7 @@ impl Announcer {
         }
         lot.explore_due = now + EXPLORE_AGAIN;
         if run.keys.is_empty() {
+            self.changes += 1;
             return;
         }
         if run.looking {

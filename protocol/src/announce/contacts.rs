@@ -15,11 +15,17 @@ use rustc_hash::FxBuildHasher;
 use std::time::Duration;
 
 /// How long the estimate of the network's density is used before it is made anew.
-const DENSITY_LIFE: Duration = Duration::from_secs(300);
+const DENSITY_LIFE: Duration = Duration::from_secs(900);
 
 /// So many neighbourhoods have to be known for an estimate: as many as nobody can crowd around
 /// unnoticed, as the median counts.
 const LEAST_EXPLORED: usize = 8;
+
+/// How long a vicinity is told as it was: nobody is gone so soon that it matters.
+const VICINITY_LIFE: Duration = Duration::from_secs(1);
+
+/// Vicinities that are remembered: most nodes keep one bucket or none.
+const MAX_VICINITIES: usize = 4;
 
 /// Room that is made for nodes at first.
 const LEAST_ROOM: usize = 32;
@@ -49,6 +55,18 @@ struct Place {
     at: u32,
 }
 
+/// Who was near a meeting point when it was last looked up: a keeper is asked for the same again and
+/// again.
+#[derive(Debug)]
+struct Vicinity {
+    bucket: Bucket,
+    count: usize,
+    at: Time,
+    proven: Vec<Contact>,
+    /// How many of them are as near as [`REPLICAS`] are anywhere.
+    inside: usize,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Contacts {
@@ -70,6 +88,8 @@ pub struct Contacts {
     density: Option<(Time, usize, u64)>,
     /// How often a node has become known.
     arrivals: u64,
+    /// The oldest first.
+    vicinities: Vec<Vicinity>,
 }
 
 impl Contacts {
@@ -87,6 +107,7 @@ impl Contacts {
             explored_count: 0,
             density: None,
             arrivals: 0,
+            vicinities: Vec::new(),
         }
     }
 
@@ -259,16 +280,43 @@ impl Contacts {
         self.explored_count < LEAST_EXPLORED
     }
 
-    /// Nodes near a meeting point that have answered lately. Where it is crowded, any of those
-    /// around: `salt` says which, so that whoever asks several learns of those who are honest.
+    /// Nodes near a meeting point that have answered lately, `count` at most. Where it is crowded, any
+    /// of those around: `salt` says which, so that whoever asks several learns of those who are honest.
     pub(super) fn near(
         &mut self,
-        target: Position,
+        bucket: Bucket,
         count: usize,
         salt: u64,
         now: Time,
     ) -> Vec<Contact> {
-        let radius = self.usual_radius(now);
+        let fresh = |vicinity: &Vicinity| {
+            vicinity.bucket == bucket
+                && vicinity.count == count
+                && now.since(vicinity.at) < VICINITY_LIFE
+        };
+        let vicinity = match self.vicinities.iter().position(fresh) {
+            Some(at) => &self.vicinities[at],
+            None => {
+                let vicinity = self.look_around(bucket, count, now);
+                self.vicinities.retain(|other| other.bucket != bucket);
+                if self.vicinities.len() >= MAX_VICINITIES {
+                    self.vicinities.remove(0);
+                }
+                self.vicinities.push(vicinity);
+                &self.vicinities[self.vicinities.len() - 1]
+            }
+        };
+        let mut proven = vicinity.proven.clone();
+        if vicinity.inside >= CROWDED_FACTOR * REPLICAS {
+            proven.truncate(vicinity.inside);
+            proven.sort_by_key(|contact| mix(salt, contact.node.0, 3));
+        }
+        proven.truncate(count);
+        proven
+    }
+
+    fn look_around(&mut self, bucket: Bucket, count: usize, now: Time) -> Vicinity {
+        let (target, radius) = (bucket.position(), self.usual_radius(now));
         let (mut proven, mut inside) = (Vec::with_capacity(count), 0);
         let near = self.nearest(target, now).take(MAX_WALK_NODES);
         for known in near.filter(|known| known.proven) {
@@ -279,12 +327,18 @@ impl Contacts {
             inside += usize::from(usual);
             proven.push(known.contact);
         }
-        if inside >= CROWDED_FACTOR * REPLICAS {
-            proven.truncate(inside);
-            proven.sort_by_key(|contact| mix(salt, contact.node.0, 3));
-        }
-        proven.truncate(count);
-        proven
+        Vicinity { bucket, count, at: now, proven, inside }
+    }
+
+    /// The nearest to a meeting point that haven't failed, first those that have answered; at most so
+    /// many.
+    pub(super) fn neighbours(&self, bucket: Bucket, most: usize) -> Vec<NodeId> {
+        let near = ByDistance::new(&self.places, bucket.position()).take(MAX_WALK_NODES);
+        let near = near.map(|place| &self.nodes[place.at as usize]);
+        let sound: Vec<&Known> = near.filter(|known| known.failures == 0).collect();
+        let proven = sound.iter().filter(|known| known.proven);
+        let others = sound.iter().filter(|known| !known.proven);
+        proven.chain(others).map(|known| known.contact.node).take(most).collect()
     }
 
     /// The distance within which [`REPLICAS`] nodes are to be expected anywhere: the median over

@@ -4,7 +4,8 @@
 use super::providers::{ProviderLimits, Providers, Seconds};
 use super::*;
 use crate::limits::{
-    ANCHOR_CHECK, ANCHOR_LIFE, ANNOUNCED_LIFE, HOLDER_STAGGER, NOBODY_LIFE, REANNOUNCE, REPLICAS,
+    ANCHOR_CHECK, ANCHOR_LIFE, ANNOUNCED_LIFE, EXPLORE_AGAIN, HOLDER_STAGGER, LOOK_NODES,
+    NOBODY_LIFE, REANNOUNCE, REPLICAS, SAVED_NEIGHBOURS,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -399,6 +400,39 @@ fn a_restarted_node_does_not_say_everything_again() {
     assert_eq!(world.announces, before);
     world.run_for(REANNOUNCE);
     assert!(world.announces >= before + 64 * REPLICAS);
+}
+
+#[test]
+fn a_restarted_node_knows_who_is_near_without_looking() {
+    let mut world = World::new(200);
+    world.hold(2, &items(1));
+    let config = DiscoveryConfig { seed: 1, max_contacts: 2048, explores: true };
+    let begin = |world: &mut World, known: &[NodeId]| {
+        let mut discovery = Discovery::new(config, world.now);
+        known.iter().for_each(|node| discovery.handle_contact(contact(node.0 as usize)));
+        world.nodes[1].discovery = discovery;
+    };
+    begin(&mut world, &[NodeId(0)]);
+    world.poll(1);
+    let before = world.messages;
+    world.run_for(Duration::from_secs(30));
+    assert!(world.messages - before > 64 * LOOK_NODES, "it has looked everywhere");
+
+    let saved = world.nodes[1].discovery.announced(world.now);
+    assert!(saved.buckets.iter().all(|bucket| bucket.near.len() == SAVED_NEIGHBOURS));
+    let near: Vec<_> = saved.buckets.iter().flat_map(|bucket| bucket.near.clone()).collect();
+    begin(&mut world, &near);
+    let (now, away) = (world.now, EXPLORE_AGAIN / 2);
+    world.nodes[1].discovery.restore(&saved, away, now);
+    world.only = Some(1);
+    let before = world.messages;
+    world.poll(1);
+    world.run_for(EXPLORE_AGAIN / 3);
+    assert_eq!(world.messages, before);
+    let (found, took) = world.search(1, &items(1));
+    assert!(found.len() == 1 && took[0] <= HOP * 2, "{found:?} after {took:?}");
+    world.run_for(EXPLORE_AGAIN / 3);
+    assert!(world.messages - before > 64 * LOOK_NODES, "in time it looks again");
 }
 
 #[test]

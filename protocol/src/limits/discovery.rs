@@ -24,6 +24,13 @@ pub const REANNOUNCE: std::time::Duration = std::time::Duration::from_secs(36 * 
 /// announcement there is half a day for them, and a room of machines starts at once.
 pub const RESTART_SPREAD: std::time::Duration = std::time::Duration::from_secs(300);
 
+/// Nodes near each meeting point that are written down: after a night half of them are still there, and
+/// one is enough to hear of the others.
+pub const SAVED_NEIGHBOURS: usize = 4;
+
+/// Peers that are written down: of each bucket, those who keep it, twice over, and those near it.
+pub const MAX_ANNOUNCED_PEERS: usize = 64 * (2 * REPLICAS + SAVED_NEIGHBOURS);
+
 /// Own addresses that are written down, to see whether this node has moved: those of a few
 /// interfaces and relays, on two transports each.
 pub const MAX_SAVED_OWN_ADDRESSES: usize = 32;
@@ -66,11 +73,11 @@ pub const FEW_PROVIDERS: u8 = 8;
 pub const MAX_THINNING: u8 = 6;
 
 /// How long a node that has just begun pauses between looking who is near one meeting point and the
-/// next, and when it looks again where it has had nothing to announce meanwhile: so that searches
-/// know whom to ask. Some 300 messages for all.
+/// next, and when it looks again where it has had nothing to announce meanwhile, this run or a later
+/// one: so that searches know whom to ask. Some 300 messages for all.
 pub const EXPLORE_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 /// See [`EXPLORE_PAUSE`].
-pub const EXPLORE_AGAIN: std::time::Duration = std::time::Duration::from_secs(12 * 3600);
+pub const EXPLORE_AGAIN: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
 
 /// The first and the longest pause after an announcement that reached nobody.
 pub const ANNOUNCE_RETRY: std::time::Duration = std::time::Duration::from_secs(5);

@@ -47,6 +47,9 @@ pub struct Settings {
     pub insertion: Insertion,
     /// How often the table is refreshed; none: never.
     pub refresh: Option<Nanos>,
+    /// Whether that goes on to each bucket after the walk to oneself, as libp2p does it. Production
+    /// ends it there.
+    pub widens: bool,
     /// After which a walk is ended with what it has.
     pub walk_timeout: Nanos,
     /// Nodes remembered over a restart.
@@ -61,6 +64,7 @@ impl Default for Settings {
             disjoint: false,
             insertion: Insertion::Room,
             refresh: Some(1800 * SECOND),
+            widens: true,
             walk_timeout: 60 * SECOND,
             remembered: 128,
             bootstrap: 4,
@@ -221,6 +225,7 @@ impl Kad {
             }
         }
         self.remembered[at] = known;
+        self.tables[at].clear();
         self.links.leave(node, in_order);
     }
 
@@ -356,6 +361,7 @@ impl Kad {
             return Some(ended);
         }
         let place = match done {
+            None if !self.settings.widens => None,
             None => self.tables[ended.owner as usize].to_refresh().next(),
             Some(done) => done.checked_sub(1),
         };

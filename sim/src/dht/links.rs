@@ -178,9 +178,9 @@ pub struct Links {
 /// Octets of a connection's handshakes, identify included, in both directions.
 pub const CONNECT_OCTETS: u64 = 5200;
 
-/// What pings cost at each end of a connection: each end sends one every fifteen seconds, of 150 octets
-/// with everything below it.
-const PING_OCTETS_A_SECOND: u64 = 20;
+/// What an idle connection costs at each end, sent and received: pings of libp2p and yamux from both ends
+/// and what TCP says to them, as measured with real nodes.
+const PING_OCTETS_A_SECOND: u64 = 87;
 
 impl Links {
     /// Nodes that are all there, open and honest.

@@ -7,6 +7,7 @@ mod coming;
 mod keeping;
 mod wanting;
 
+use super::asleep::Asleep;
 use super::catalogue::{Catalogue, ItemId};
 use super::event::Event;
 use super::kad::{Kad, Settings};
@@ -20,8 +21,7 @@ use crate::agenda::{Agenda, Nanos, SECOND, nanos, time};
 use crate::random::Chance;
 use narswarm_protocol::announce::providers::Providers;
 use narswarm_protocol::announce::{
-    Action, Announced, Bucket, Contact, Discovery, Message, NodeId as Peer, Position as Place,
-    RequestId,
+    Action, Bucket, Contact, Discovery, Message, NodeId as Peer, Position as Place, RequestId,
 };
 use narswarm_protocol::limits;
 use wanting::Quest;
@@ -45,13 +45,16 @@ struct Node {
     habit: Habit,
     /// Its machine, while it is there.
     discovery: Option<Box<Discovery>>,
-    /// What it keeps for others, there or away.
+    /// What it keeps for others, while it is there.
     providers: Option<Box<Providers>>,
-    /// What it keeps of its announcements while it is away, and since when.
-    announced: Option<(Announced, Nanos)>,
+    /// What it has written down, while it is away.
+    asleep: Option<Asleep>,
     items: Vec<ItemId>,
     /// When it is polled next.
     poll_at: Nanos,
+    /// Another event for that is planned for this time: it has been put off, as something was to be done
+    /// before.
+    put_off: Nanos,
     session: u32,
     /// Hours by which its day is ahead.
     zone: u8,
@@ -81,6 +84,14 @@ pub struct Swarm {
     seed: u64,
 }
 
+fn contact(kad: &Kad, networks: &[u64], node: NodeId) -> Contact {
+    Contact {
+        node: Peer(node.into()),
+        position: Place(kad.positions[node as usize]),
+        network: Some(networks[node as usize]),
+    }
+}
+
 /// After which a message of discovery counts as not answered, as in production.
 const LETTER_TIMEOUT: Nanos = 3 * SECOND;
 
@@ -107,15 +118,16 @@ impl Swarm {
         coming::crowd(&setup, &mut positions, &mut networks);
         let mut links = Links::new(count, terrain, setup.timing, Chance::new(seed, "links"));
         links.online.fill(false);
-        let settings = Settings { refresh: setup.refresh, ..Settings::default() };
+        let settings = Settings { refresh: setup.refresh, widens: false, ..Settings::default() };
         let kad = Kad::new(positions, links, settings, Chance::new(seed, "kad"));
         let node = |_| Node {
             habit: Habit::Fixed,
             discovery: None,
             providers: None,
-            announced: None,
+            asleep: None,
             items: Vec::new(),
             poll_at: Nanos::MAX,
+            put_off: Nanos::MAX,
             session: 0,
             zone: 0,
         };
@@ -259,11 +271,7 @@ impl Swarm {
     }
 
     fn contact(&self, node: NodeId) -> Contact {
-        Contact {
-            node: Peer(node.into()),
-            position: Place(self.kad.positions[node as usize]),
-            network: Some(self.networks[node as usize]),
-        }
+        contact(&self.kad, &self.networks, node)
     }
 
     /// Two are connected: their machines hear of it, if the other answers questions.
@@ -328,10 +336,24 @@ impl Swarm {
             // A millisecond is as fine as the timers of production.
             let at = nanos(at).max(now + crate::agenda::MILLI);
             if at < this.poll_at || this.poll_at <= now {
-                this.poll_at = at;
-                self.agenda.at(at, Event::Poll { node });
+                self.plan_poll(node, at);
             }
         }
+    }
+
+    /// Plans to ask a node's machine at a time before all that was planned for it.
+    fn plan_poll(&mut self, node: NodeId, at: Nanos) {
+        let now = self.agenda.now();
+        let this = &mut self.nodes[node as usize];
+        let before = std::mem::replace(&mut this.poll_at, at);
+        if at == this.put_off {
+            return;
+        }
+        // What is planned for much later is what comes again when all that is sooner is done.
+        if before > now && before != Nanos::MAX {
+            this.put_off = before;
+        }
+        self.agenda.at(at, Event::Poll { node });
     }
 
     fn send(

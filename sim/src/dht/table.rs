@@ -105,12 +105,20 @@ impl Table {
 
     /// Forgets everybody.
     pub fn clear(&mut self) {
-        self.buckets.clear();
+        // With its memory: most of a large network's nodes are away.
+        self.buckets = Vec::new();
         self.len = 0;
     }
 
     fn place(&self, position: Position) -> usize {
         (self.own ^ position).leading_zeros() as usize
+    }
+
+    /// Makes a bucket for each prefix up to this length.
+    fn reach(&mut self, place: usize) {
+        let missing = (place + 1).saturating_sub(self.buckets.len());
+        self.buckets.reserve_exact(missing);
+        self.buckets.extend(std::iter::repeat_n(Bucket::default(), missing));
     }
 
     /// How many nodes it holds.
@@ -165,9 +173,7 @@ impl Table {
         if place >= 64 {
             return;
         }
-        if self.buckets.len() <= place {
-            self.buckets.resize_with(place + 1, Bucket::default);
-        }
+        self.reach(place);
         let bucket = &mut self.buckets[place];
         if let Some(at) = bucket.find(node) {
             bucket.entries[at].seen = now;
@@ -190,9 +196,7 @@ impl Table {
         if place >= 64 {
             return Offer::Full;
         }
-        if self.buckets.len() <= place {
-            self.buckets.resize_with(place + 1, Bucket::default);
-        }
+        self.reach(place);
         let bucket = &mut self.buckets[place];
         bucket.apply(now);
         if let Some(at) = bucket.find(node) {

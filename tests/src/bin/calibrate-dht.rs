@@ -55,6 +55,8 @@ fn main() -> anyhow::Result<ExitCode> {
             let off = (model / real - 1.0) * 100.0;
             within &= off.abs() <= TOLERANCE_PERCENT;
             let cell = |value: f64| format!("{value:.1}");
+            // Each trial takes some minutes.
+            eprintln!("{name}: {what}: {real:.1} real, {model:.1} in the model, {off:.1} % off");
             table.add_row([name.into(), (*what).into(), cell(real), cell(model), cell(off)]);
         }
         rows.push(serde_json::json!({ "trial": name, "real": real, "model": model }));

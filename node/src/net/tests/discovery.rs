@@ -5,7 +5,7 @@ use super::super::testing::{PATIENCE, RawPeer, TestResponder, loopback, node, so
 use super::super::{Net, NetConfig, Provider};
 use crate::net::streams::{PeerStream, Protocol};
 use futures::{AsyncReadExt, AsyncWriteExt};
-use narswarm_protocol::announce::{Bucket, ItemKey, SavedAnnounced};
+use narswarm_protocol::announce::{Bucket, BucketState, ItemKey, SavedAnnounced};
 use narswarm_protocol::limits::{DISCOVERY_BURST_PER_PEER, MAX_PROVIDER_RECORDS_PER_PEER};
 use narswarm_protocol::provider_key::provider_key;
 use narswarm_protocol::store_path::StoreHash;
@@ -194,7 +194,7 @@ async fn a_restarted_node_announces_nothing_again_and_withdraws_what_it_has_lost
     };
     wait_until("everything to be announced", all_told).await;
     let saved = an_hour_ago(&node.announced());
-    assert!(saved.buckets.iter().all(|(_, _, keepers)| !keepers.is_empty()));
+    assert!(saved.buckets.iter().all(|bucket| bucket.due.is_none() || !bucket.keepers.is_empty()));
     config.listen = node.listen_addresses().iter().map(|a| a.iter().take(2).collect()).collect();
     node.shutdown().await;
 
@@ -211,9 +211,9 @@ async fn a_restarted_node_announces_nothing_again_and_withdraws_what_it_has_lost
     finds(&nets[2], keys[50], &node).await;
     let now = SavedAnnounced::from_octets(&node.announced()).expect("well written");
     assert_eq!(now.items.len(), 100);
-    let due_before =
-        |bucket| saved.buckets.iter().find(|(b, ..)| *b == bucket).map(|(_, due, _)| *due);
-    for (bucket, due, _) in now.buckets {
+    let due_before = |bucket| saved.buckets.iter().find(|before| before.bucket == bucket)?.due;
+    for BucketState { bucket, due, .. } in now.buckets {
+        let Some(due) = due else { continue };
         let before =
             due_before(bucket).expect("it was announced before") - Duration::from_secs(3600);
         assert!(due <= before, "bucket {bucket:?} was announced again: {due:?} after {before:?}");
@@ -226,12 +226,30 @@ async fn a_restarted_node_announces_nothing_again_and_withdraws_what_it_has_lost
     node.routing().provide(&keys[..100]).await.expect("room");
     let again = || {
         let saved_now = SavedAnnounced::from_octets(&node.announced()).expect("well written");
-        let is_new = |(bucket, due, _): &(Bucket, Duration, Vec<_>)| {
-            due_before(*bucket).is_none_or(|before| *due > before - Duration::from_secs(3000))
+        let is_new = |now: &BucketState<u16>| {
+            let after = due_before(now.bucket).map(|before| before - Duration::from_secs(3000));
+            now.due.is_some_and(|due| after.is_none_or(|after| due > after))
         };
         saved_now.buckets.iter().filter(|bucket| is_new(bucket)).count() > 32
     };
     wait_until("it to be announced anew", again).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_node_finds_by_those_it_knew_without_an_entry() {
+    let nets = nodes(4).await;
+    nets[1].routing().provide(&[key(7)]).await.expect("room");
+    let config = NetConfig { bootstrap: nets[0].listen_addresses(), ..loopback() };
+    let (node, _) = Net::start(config, Arc::new(TestResponder::default())).await.expect("a port");
+    let knows = || {
+        let saved = SavedAnnounced::from_octets(&node.announced()).expect("well written");
+        saved.buckets.iter().all(|bucket| !bucket.near.is_empty())
+    };
+    wait_until("it to know who is near", knows).await;
+    node.shutdown().await;
+    let config = NetConfig { announced: node.announced(), ..loopback() };
+    let (node, _) = Net::start(config, Arc::new(TestResponder::default())).await.expect("a port");
+    finds(&node, key(7), &nets[1]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,11 +3,13 @@
 
 use super::{Node, Swarm};
 use crate::agenda::{MILLI, Nanos, SECOND, time};
+use crate::dht::asleep::Asleep;
 use crate::dht::event::Event;
 use crate::dht::links::{Nat, Nature};
 use crate::dht::population::Habit;
 use crate::dht::setup::{Befalls, HOUR, Setup, Wants};
 use crate::dht::table::{NodeId, Position};
+use narswarm_protocol::announce::providers::{ProviderLimits, Providers};
 use narswarm_protocol::announce::{Bucket, Discovery, DiscoveryConfig};
 
 /// All nodes come within so long.
@@ -77,7 +79,7 @@ impl Swarm {
                 0
             } else if late {
                 // Half of those who come and go are away at the beginning.
-                habit.absence(0, &mut self.chance)
+                habit.absence(self.nodes[at].zone.into(), &mut self.chance)
             } else {
                 self.chance.between(SECOND, ARRIVAL)
             };
@@ -95,9 +97,17 @@ impl Swarm {
             explores: true,
         };
         let mut discovery = Box::new(Discovery::new(config, time(now)));
-        let Node { announced, items, habit, .. } = &mut self.nodes[node as usize];
-        if let Some((announced, since)) = announced.take() {
-            let away = std::time::Duration::from_nanos(now - since);
+        let wall = self.wall();
+        let Node { asleep, items, habit, providers, .. } = &mut self.nodes[node as usize];
+        if let Some(asleep) = asleep.take() {
+            let kept = Providers::from_snapshot(asleep.kept(), ProviderLimits::default(), wall);
+            // It keeps nothing: what it wrote down is nothing that can be read.
+            *providers = kept.ok().map(Box::new);
+            let (announced, away) = asleep.wake(now);
+            for near in announced.buckets.iter().flat_map(|bucket| &bucket.near) {
+                let node = near.0 as NodeId;
+                discovery.handle_contact(super::contact(&self.kad, &self.networks, node));
+            }
             discovery.restore(&announced, away, time(now));
         }
         for &item in items.iter() {
@@ -137,9 +147,12 @@ impl Swarm {
     fn drop_out(&mut self, node: NodeId, in_order: bool) {
         let now = self.agenda.now();
         self.kad.leave(node, in_order);
+        let wall = self.wall();
         let this = &mut self.nodes[node as usize];
         if let Some(discovery) = this.discovery.take() {
-            this.announced = Some((discovery.announced(time(now)), now));
+            let kept = this.providers.take().map(|providers| providers.snapshot(wall));
+            let announced = discovery.announced(time(now));
+            this.asleep = Some(Asleep::new(announced, kept.unwrap_or_default(), now));
         }
         this.poll_at = Nanos::MAX;
         this.session += 1;

@@ -23,7 +23,7 @@ const LIES: usize = 8;
 const EPOCH_SECONDS: u64 = 1_800_000_000;
 
 impl Swarm {
-    fn wall(&self) -> Seconds {
+    pub(super) fn wall(&self) -> Seconds {
         Seconds(EPOCH_SECONDS + self.agenda.now() / SECOND)
     }
 

@@ -189,8 +189,7 @@ impl Swarm {
     fn poll_soon(&mut self, node: NodeId) {
         let now = self.agenda.now();
         if self.nodes[node as usize].poll_at > now {
-            self.nodes[node as usize].poll_at = now;
-            self.agenda.at(now, Event::Poll { node });
+            self.plan_poll(node, now);
         }
     }
 

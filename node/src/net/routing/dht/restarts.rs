@@ -1,11 +1,13 @@
-//! What a node has announced, from one run to the next: so that a restart costs the network nothing.
+//! What a node has announced and whom it knows near the meeting points, from one run to the next: so
+//! that a restart costs the network nothing.
 
-use super::{Machine, number};
-use crate::net::routing::keeper::wall_clock;
+use super::{Machine, State};
+use crate::net::networks::operator_of;
+use crate::net::routing::keeper::{encode, parse, wall_clock};
 use libp2p::{Multiaddr, PeerId};
-use narswarm_protocol::announce::{Announced, NodeId, SavedAnnounced};
+use narswarm_protocol::announce::{Announced, NodeId, SavedAnnounced, SavedPeer};
 use narswarm_protocol::limits::MAX_SAVED_OWN_ADDRESSES;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 impl Machine {
     /// This node's addresses haven't changed for a moment. If others were told something else,
@@ -42,19 +44,22 @@ impl Machine {
         // It may take a while until all addresses are known again. But a node that is at none of
         // those it was at has moved.
         let moved = !here.iter().any(|address| saved.addresses.contains(address));
+        let peers: Vec<_> = saved.peers.into_iter().map(|peer| self.recall(peer)).collect();
+        let peer = |place: u16| peers.get(usize::from(place)).copied().flatten();
         self.change(|state, now| {
-            let mut keepers = |peers: Vec<Vec<u8>>| -> Vec<NodeId> {
-                let known = peers.iter().filter_map(|peer| PeerId::from_bytes(peer).ok());
-                known
-                    .map(|peer| {
-                        state.peers.put(number(&peer), peer);
-                        number(&peer)
-                    })
-                    .collect()
+            let contact = |state: &mut State, place: u16| {
+                let peer = peer(place)?;
+                Some(state.contact(peer, operator_of(&self.book.addresses(&peer))))
             };
+            for near in saved.buckets.iter().flat_map(|bucket| &bucket.near) {
+                if let Some(contact) = contact(state, *near) {
+                    state.discovery.handle_contact(contact);
+                }
+            }
             let buckets = saved.buckets.into_iter();
-            let buckets = buckets.map(|(bucket, due, peers)| (bucket, due, keepers(peers)));
-            let announced = Announced { items: saved.items, buckets: buckets.collect() };
+            let mut named = |place: u16| Some(contact(state, place)?.node);
+            let buckets = buckets.map(|bucket| bucket.renamed(&mut named)).collect();
+            let announced = Announced { items: saved.items, buckets };
             state.discovery.restore(&announced, away, now);
             state.told = Some(saved.addresses);
             if moved {
@@ -69,17 +74,35 @@ impl Machine {
         let here = self.all_addresses();
         let state = self.state.lock();
         let announced = state.discovery.announced(self.now());
-        let octets = |node: &NodeId| Some(state.peers.peek(node)?.to_bytes());
-        let buckets = announced.buckets.iter().map(|(bucket, due, keepers)| {
-            (*bucket, *due, keepers.iter().filter_map(octets).collect())
-        });
+        let mut peers = Vec::new();
+        let mut places: HashMap<NodeId, u16> = HashMap::new();
+        let mut place = |node: NodeId| {
+            if let Some(place) = places.get(&node) {
+                return Some(*place);
+            }
+            let (peer, place) = (state.peers.peek(&node)?, u16::try_from(peers.len()).ok()?);
+            let addresses = encode(&self.book.addresses(peer)).collect();
+            peers.push(SavedPeer { peer: peer.to_bytes(), addresses });
+            places.insert(node, place);
+            Some(place)
+        };
+        let buckets = announced.buckets.into_iter();
+        let buckets = buckets.map(|bucket| bucket.renamed(&mut place)).collect();
         let saved = SavedAnnounced {
             written: wall_clock(),
             addresses: state.told.clone().unwrap_or(here),
-            buckets: buckets.collect(),
             items: announced.items,
+            peers,
+            buckets,
         };
         saved.to_octets()
+    }
+
+    /// Remembers where somebody was reached.
+    fn recall(&self, saved: SavedPeer) -> Option<PeerId> {
+        let peer = PeerId::from_bytes(&saved.peer).ok()?;
+        self.book.add(peer, parse(saved.addresses));
+        Some(peer)
     }
 
     /// How often [`Machine::announced`] has changed.
