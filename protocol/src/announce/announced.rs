@@ -50,7 +50,7 @@ pub struct BucketState<N> {
     pub look: Duration,
     /// Who keeps what was announced.
     pub keepers: Vec<N>,
-    /// Who is near the meeting point and has answered lately, nearest first.
+    /// Who is near the meeting point: first those that have answered lately, nearest first, then others.
     pub near: Vec<N>,
 }
 

@@ -48,8 +48,8 @@ impl Scenario {
     }
 }
 
-/// How often Kademlia's table is refreshed: what idle nodes can afford. Production does it every half
-/// hour, which `--refresh 30` chooses.
+/// How often Kademlia's table is refreshed: what idle nodes can afford. Production does so too;
+/// libp2p's users do it every half hour and less, which `--refresh 30` chooses.
 const REFRESH: Nanos = 12 * HOUR;
 
 /// A calm network: nobody comes or goes, everybody is open and honest.
