@@ -124,17 +124,20 @@ async fn a_false_piece_list_costs_time_and_not_twice() {
 }
 
 /// Two who agree on a lie are more than one who is honest; the word of the one who is believed
-/// counts for more than theirs.
+/// counts for more than theirs. It may have given a nar before they have answered: of so many nars,
+/// they are asked for one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn liars_who_agree_are_outdone_by_the_voucher_of_a_believed_peer() {
     let stage = Stage::new();
     let mut mirror = Mirror::create(stage.path("mirror"), 4);
-    let holding = mirror.add("hello-2.12.1", SIZE, &[Compression::Zstd]);
+    let holdings: Vec<_> = (0..16)
+        .map(|number| mirror.add(&format!("hello-{number}"), SIZE, &[Compression::Zstd]))
+        .collect();
     let key = mirror.key_file();
     stage.import("seed", &key, &[mirror.root()]).await.well();
     let seed = stage.node("seed").acl(&key).start().await;
-    let first = Liar::start(Lie::OtherNar, std::slice::from_ref(&holding)).await;
-    let second = Liar::start(Lie::OtherNar, std::slice::from_ref(&holding)).await;
+    let first = Liar::start(Lie::OtherNar, &holdings).await;
+    let second = Liar::start(Lie::OtherNar, &holdings).await;
     let seed_id = seed.peer_address().rsplit('/').next().expect("a peer id").to_owned();
     let spec = stage.node("b").acl(&key).arg("--voucher-key").arg(seed_id);
     let node = [seed.peer_address(), &first.address(), &second.address()]
@@ -144,8 +147,10 @@ async fn liars_who_agree_are_outdone_by_the_voucher_of_a_believed_peer() {
         .await;
     node.has_peers(3).await;
     let guix = Guix::new(node.http(), mirror.acl());
-    guix.gets_narinfos(std::slice::from_ref(&holding)).await;
-    guix.gets_nar(&holding).await;
+    guix.gets_narinfos(&holdings).await;
+    for holding in &holdings {
+        guix.gets_nar(holding).await;
+    }
     assert!(first.seen().opens() + second.seen().opens() > 0, "the liars were asked");
 }
 
