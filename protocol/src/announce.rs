@@ -42,6 +42,7 @@
 mod anchors;
 mod announced;
 mod announcer;
+mod by_distance;
 mod contacts;
 mod finder;
 mod holders;

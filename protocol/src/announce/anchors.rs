@@ -64,7 +64,7 @@ impl Anchors {
                 (self.until, self.of) = (None, [None; BUCKETS]);
             } else {
                 for bucket in Bucket::all() {
-                    self.of[usize::from(bucket.number())] = self.choose(bucket, contacts, now);
+                    self.of[usize::from(bucket.number())] = self.choose(bucket, contacts);
                 }
             }
             self.compare(contacts);
@@ -74,13 +74,13 @@ impl Anchors {
 
     /// The one there is while it is connected, or near and answers, else one that is connected, else
     /// any, so that not all nodes choose the same.
-    fn choose(&self, bucket: Bucket, contacts: &Contacts, now: Time) -> Option<NodeId> {
+    fn choose(&self, bucket: Bucket, contacts: &Contacts) -> Option<NodeId> {
         let before = self.of[usize::from(bucket.number())];
         let known = before.and_then(|before| contacts.get(before));
         if known.is_some_and(|known| known.proven && known.connected) {
             return before;
         }
-        let near = contacts.nearest(bucket.position(), now).filter(|known| known.proven);
+        let near = contacts.nearest_proven(bucket.position());
         let rank = |node: NodeId, connected: bool| {
             (Some(node) != before, !connected, mix(self.seed, node.0, bucket.number().into()))
         };

@@ -4,6 +4,7 @@
 //! Kademlia's table knows a few nodes everywhere; this remembers, beyond that, the neighbourhood
 //! of every bucket from one lookup to the next, so that most lookups take one step.
 
+use super::by_distance::{ByDistance, Place, Standing};
 use super::mix;
 use super::place::{BUCKETS, Bucket, Contact, NodeId, Position};
 use crate::fetch::Time;
@@ -15,7 +16,8 @@ use rustc_hash::FxBuildHasher;
 use std::time::Duration;
 
 /// How long the estimate of the network's density is used before it is made anew.
-const DENSITY_LIFE: Duration = Duration::from_secs(900);
+/// Networks grow and shrink over hours, and nodes wait a day for a neighbourhood to be walked to again.
+const DENSITY_LIFE: Duration = Duration::from_secs(3600);
 
 /// So many neighbourhoods have to be known for an estimate: as many as nobody can crowd around
 /// unnoticed, as the median counts.
@@ -39,7 +41,7 @@ pub(super) struct Known {
     /// Round trip, when it was measured.
     rtt: Option<Nanos>,
     failures: u8,
-    /// It has answered, and not failed since.
+    /// It has answered, and not failed since: so it doesn't rest.
     pub proven: bool,
     /// There is a connection to it.
     pub connected: bool,
@@ -47,13 +49,6 @@ pub(super) struct Known {
 
 /// A time of less than four seconds in nanoseconds; longer round trips count as that.
 type Nanos = std::num::NonZeroU32;
-
-/// A node in the order of the key space.
-#[derive(Debug, Clone, Copy)]
-struct Place {
-    position: Position,
-    at: u32,
-}
 
 /// Who was near a meeting point when it was last looked up: a keeper is asked for the same again and
 /// again.
@@ -180,7 +175,8 @@ impl Contacts {
             self.nodes.push(known);
         }
         let place = self.place(&contact);
-        self.places.insert(place, Place { position: contact.position, at });
+        let new = Place { position: contact.position, at, standing: Standing::New };
+        self.places.insert(place, new);
         let place = self.nearness.partition_point(|other| *other < (nearness, contact.node));
         self.nearness.insert(place, (nearness, contact.node));
         self.index.insert(contact.node, at);
@@ -219,14 +215,14 @@ impl Contacts {
         if let Some(known) = self.get_mut(node) {
             known.connected = connected;
             if connected {
-                (known.proven, known.rests_until) = (true, Time::default());
+                known.rests_until = Time::default();
+                self.set_standing(node, Standing::Proven);
             }
         }
     }
 
     pub(super) fn answered(&mut self, node: NodeId, took: Duration) {
         let Some(known) = self.get_mut(node) else { return };
-        known.proven = true;
         known.failures = 0;
         known.rests_until = Time::default();
         // Of a node that had to be dialled first it says little.
@@ -236,15 +232,28 @@ impl Contacts {
             let mean = (u64::from(before) * 3 + u64::from(took)) / 4;
             known.rtt = Nanos::new((mean as u32).max(1));
         }
+        self.set_standing(node, Standing::Proven);
     }
 
     pub(super) fn failed(&mut self, node: NodeId, now: Time) {
         let Some(known) = self.get_mut(node) else { return };
-        known.proven = false;
         known.failures += 1;
         known.rests_until = now + CONTACT_REST * (1 << known.failures.min(5));
-        if known.failures >= MAX_CONTACT_FAILURES {
+        let failures = known.failures;
+        self.set_standing(node, Standing::Failed);
+        if failures >= MAX_CONTACT_FAILURES {
             self.forget(node);
+        }
+    }
+
+    fn set_standing(&mut self, node: NodeId, standing: Standing) {
+        let Some(known) = self.get_mut(node) else { return };
+        let changes = known.proven != (standing == Standing::Proven) || known.failures == 1;
+        known.proven = standing == Standing::Proven;
+        if changes {
+            let contact = known.contact;
+            let place = self.place(&contact);
+            self.places[place].standing = standing;
         }
     }
 
@@ -262,9 +271,21 @@ impl Contacts {
 
     /// The nodes that may be asked now, by their distance to a place, nearest first.
     pub(super) fn nearest(&self, target: Position, now: Time) -> impl Iterator<Item = &Known> {
-        let all = ByDistance::new(&self.places, target);
-        let known = all.map(move |place| &self.nodes[place.at as usize]);
-        known.filter(move |known| known.rests_until <= now)
+        self.awake(target, now).map(|place| &self.nodes[place.at as usize])
+    }
+
+    fn awake(&self, target: Position, now: Time) -> impl Iterator<Item = &Place> {
+        let rests = move |place: &Place| {
+            place.standing == Standing::Failed && self.nodes[place.at as usize].rests_until > now
+        };
+        ByDistance::new(&self.places, target).filter(move |place| !rests(place))
+    }
+
+    /// Those of them that have answered, and not failed since.
+    pub(super) fn nearest_proven(&self, target: Position) -> impl Iterator<Item = &Known> {
+        let proven = |place: &&Place| place.standing == Standing::Proven;
+        let places = ByDistance::new(&self.places, target).filter(proven);
+        places.map(|place| &self.nodes[place.at as usize])
     }
 
     /// A walk has come to its end at this meeting point.
@@ -318,14 +339,14 @@ impl Contacts {
     fn look_around(&mut self, bucket: Bucket, count: usize, now: Time) -> Vicinity {
         let (target, radius) = (bucket.position(), self.usual_radius(now));
         let (mut proven, mut inside) = (Vec::with_capacity(count), 0);
-        let near = self.nearest(target, now).take(MAX_WALK_NODES);
-        for known in near.filter(|known| known.proven) {
-            let usual = radius != u64::MAX && known.contact.position.distance(target) <= radius;
+        let near = ByDistance::new(&self.places, target).take(MAX_WALK_NODES);
+        for place in near.filter(|place| place.standing == Standing::Proven) {
+            let usual = radius != u64::MAX && place.position.distance(target) <= radius;
             if !usual && proven.len() >= count {
                 break;
             }
             inside += usize::from(usual);
-            proven.push(known.contact);
+            proven.push(self.nodes[place.at as usize].contact);
         }
         Vicinity { bucket, count, at: now, proven, inside }
     }
@@ -333,12 +354,10 @@ impl Contacts {
     /// The nearest to a meeting point that haven't failed, first those that have answered; at most so
     /// many.
     pub(super) fn neighbours(&self, bucket: Bucket, most: usize) -> Vec<NodeId> {
-        let near = ByDistance::new(&self.places, bucket.position()).take(MAX_WALK_NODES);
-        let near = near.map(|place| &self.nodes[place.at as usize]);
-        let sound: Vec<&Known> = near.filter(|known| known.failures == 0).collect();
-        let proven = sound.iter().filter(|known| known.proven);
-        let others = sound.iter().filter(|known| !known.proven);
-        proven.chain(others).map(|known| known.contact.node).take(most).collect()
+        let near = || ByDistance::new(&self.places, bucket.position()).take(MAX_WALK_NODES);
+        let of = |standing| near().filter(move |place| place.standing == standing);
+        let sound = of(Standing::Proven).chain(of(Standing::New)).take(most);
+        sound.map(|place| self.nodes[place.at as usize].contact.node).collect()
     }
 
     /// The distance within which [`REPLICAS`] nodes are to be expected anywhere: the median over
@@ -357,8 +376,8 @@ impl Contacts {
         }
         let radius = |bucket: Bucket| {
             let target = bucket.position();
-            let farthest = self.nearest(target, now).nth(REPLICAS - 1);
-            farthest.map_or(u64::MAX, |known| known.contact.position.distance(target))
+            let farthest = self.awake(target, now).nth(REPLICAS - 1);
+            farthest.map_or(u64::MAX, |place| place.position.distance(target))
         };
         let explored_ones = Bucket::all().zip(self.explored).filter(|(_, explored)| *explored);
         let mut radii: Vec<u64> = explored_ones.map(|(bucket, _)| radius(bucket)).collect();
@@ -378,61 +397,6 @@ impl Contacts {
         // `radius` is where the REPLICAS-th of n nodes is expected: n = REPLICAS · 2^64 / radius.
         let size = (REPLICAS as u128) << 64;
         u64::try_from(size / u128::from(radius.max(1))).unwrap_or(u64::MAX)
-    }
-}
-
-/// Goes through places by their distance to a target. Whatever shares more leading bits with it is
-/// nearer, so a part of the order of the key space is followed by its other half.
-struct ByDistance<'a> {
-    places: &'a [Place],
-    target: Position,
-    /// Parts to come, the next one last: at most one for each bit of a position, and one more.
-    parts: [(u32, u32); 65],
-    count: usize,
-}
-
-impl<'a> ByDistance<'a> {
-    fn new(places: &'a [Place], target: Position) -> Self {
-        let mut all = Self { places, target, parts: [(0, 0); 65], count: 0 };
-        all.push(0, places.len());
-        all
-    }
-
-    fn push(&mut self, from: usize, to: usize) {
-        if from < to {
-            self.parts[self.count] = (from as u32, to as u32);
-            self.count += 1;
-        }
-    }
-}
-
-impl<'a> Iterator for ByDistance<'a> {
-    type Item = &'a Place;
-
-    fn next(&mut self) -> Option<&'a Place> {
-        loop {
-            self.count = self.count.checked_sub(1)?;
-            let (from, to) = self.parts[self.count];
-            let (from, to) = (from as usize, to as usize);
-            let first = &self.places[from];
-            let differ = first.position.0 ^ self.places[to - 1].position.0;
-            let Some(bit) = differ.checked_ilog2() else {
-                // All that is left of this part is in one place.
-                self.push(from + 1, to);
-                return Some(first);
-            };
-            let part = &self.places[from..to];
-            let is_low = |place: &Place| place.position.0 >> bit & 1 == 0;
-            let middle =
-                if to - from == 2 { from + 1 } else { from + part.partition_point(is_low) };
-            if self.target.0 >> bit & 1 == 0 {
-                self.push(middle, to);
-                self.push(from, middle);
-            } else {
-                self.push(from, middle);
-                self.push(middle, to);
-            }
-        }
     }
 }
 
@@ -483,6 +447,27 @@ mod tests {
             let nearest = nearest.map(|known| known.contact);
             assert_eq!(nearest, Some(all[0]), "the nearest of all is kept");
         }
+    }
+
+    #[test]
+    fn a_vicinity_is_told_as_it_was_for_a_second_only() {
+        let mut contacts = contacts(100, 1000);
+        (0..100).for_each(|number| contacts.answered(NodeId(number), Duration::from_millis(1)));
+        let (bucket, now) = (Bucket::all().next().expect("a bucket"), Time::default());
+        let before = contacts.near(bucket, 5, 0, now);
+        assert_eq!(before.len(), 5);
+        let nearest = before[0];
+        contacts.failed(nearest.node, now);
+        assert_eq!(contacts.near(bucket, 5, 0, now + VICINITY_LIFE / 2), before);
+        assert_eq!(contacts.near(bucket, 3, 0, now + VICINITY_LIFE / 2).len(), 3);
+        let later = contacts.near(bucket, 5, 0, now + VICINITY_LIFE);
+        assert_eq!((later.len(), later.contains(&nearest)), (5, false));
+        // Many others in between push it out, and it is looked up anew.
+        Bucket::all().take(2 * MAX_VICINITIES).for_each(|other| {
+            contacts.near(other, 5, 0, now + VICINITY_LIFE);
+        });
+        assert_eq!(contacts.vicinities.len(), MAX_VICINITIES);
+        assert_eq!(contacts.near(bucket, 5, 0, now + VICINITY_LIFE), later);
     }
 
     #[test]
