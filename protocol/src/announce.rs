@@ -111,6 +111,8 @@ pub struct ProviderHint {
     pub provider: NodeId,
     /// How long ago the node that was asked has had to do with it.
     pub seen: Duration,
+    /// It is reached through relays only.
+    pub relayed: bool,
 }
 
 /// What a node answers.

@@ -1,5 +1,7 @@
 //! The command line of the simulator.
 
+mod huge_pages;
+
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use narswarm_sim::agenda::MILLI;
@@ -140,7 +142,10 @@ fn main() -> Result<ExitCode> {
         Command::List => list(),
         Command::Run(arguments) => run(&arguments),
         Command::Many(arguments) => many(&arguments),
-        Command::Dht(command) => dht::command::perform(&command),
+        Command::Dht(command) => {
+            huge_pages::ask_for_them();
+            dht::command::perform(&command)
+        }
     }
 }
 

@@ -23,11 +23,18 @@ const DENSITY_LIFE: Duration = Duration::from_secs(3600);
 /// unnoticed, as the median counts.
 const LEAST_EXPLORED: usize = 8;
 
-/// How long a vicinity is told as it was: nobody is gone so soon that it matters.
-const VICINITY_LIFE: Duration = Duration::from_secs(1);
+/// How long a vicinity in which nothing has changed is told without looking: where it is crowded
+/// depends on the density, which changes slowly.
+const VICINITY_LIFE: Duration = Duration::from_secs(600);
 
 /// Vicinities that are remembered: most nodes keep one bucket or none.
 const MAX_VICINITIES: usize = 4;
+
+/// How many round trips the usual one is a mean of: a lookup or two.
+const USUAL_OF: u32 = 16;
+
+/// A longer round trip says that somebody was busy, not how far away they are.
+const MAX_RTT: Duration = Duration::from_secs(1);
 
 /// Room that is made for nodes at first.
 const LEAST_ROOM: usize = 32;
@@ -50,13 +57,27 @@ pub(super) struct Known {
 /// A time of less than four seconds in nanoseconds; longer round trips count as that.
 type Nanos = std::num::NonZeroU32;
 
-/// Who was near a meeting point when it was last looked up: a keeper is asked for the same again and
-/// again.
+/// The distance within which [`REPLICAS`] nodes are to be expected, as it was estimated.
+#[derive(Debug)]
+struct Density {
+    at: Time,
+    radius: u64,
+    /// How many neighbourhoods were known by then, and how many nodes had become known.
+    explored: usize,
+    arrivals: u64,
+}
+
+/// Who is near a meeting point: a keeper is asked for the same again and again. Forgotten when
+/// somebody within its reach changes.
 #[derive(Debug)]
 struct Vicinity {
     bucket: Bucket,
     count: usize,
     at: Time,
+    /// How far the farthest is that was looked at.
+    reach: u64,
+    /// As many were looked at as ever are, or all: whoever becomes known within reach counts too.
+    is_whole: bool,
     proven: Vec<Contact>,
     /// How many of them are as near as [`REPLICAS`] are anywhere.
     inside: usize,
@@ -80,7 +101,9 @@ pub struct Contacts {
     /// Meeting points whose neighbourhood has been walked to, and how many those are.
     explored: [bool; BUCKETS],
     explored_count: usize,
-    density: Option<(Time, usize, u64)>,
+    density: Option<Density>,
+    /// What round trips usually take, as far as they were measured.
+    usual_rtt: Option<Duration>,
     /// How often a node has become known.
     arrivals: u64,
     /// The oldest first.
@@ -101,6 +124,7 @@ impl Contacts {
             explored: [false; BUCKETS],
             explored_count: 0,
             density: None,
+            usual_rtt: None,
             arrivals: 0,
             vicinities: Vec::new(),
         }
@@ -141,6 +165,7 @@ impl Contacts {
             // Positions don't change, networks may.
             if contact.network.is_some() && contact.network != known.contact.network {
                 known.contact.network = contact.network;
+                self.changed(contact.position, |_| true);
             }
             return;
         }
@@ -175,6 +200,7 @@ impl Contacts {
             self.nodes.push(known);
         }
         let place = self.place(&contact);
+        self.changed(contact.position, |vicinity| vicinity.is_whole);
         let new = Place { position: contact.position, at, standing: Standing::New };
         self.places.insert(place, new);
         let place = self.nearness.partition_point(|other| *other < (nearness, contact.node));
@@ -205,6 +231,7 @@ impl Contacts {
         let Some(contact) = self.get(node).map(|known| known.contact) else { return };
         let place = self.place(&contact);
         self.places.remove(place);
+        self.changed(contact.position, |_| true);
         if let Ok(place) = self.nearness.binary_search(&(nearness(contact.position), node)) {
             self.nearness.remove(place);
         }
@@ -227,10 +254,12 @@ impl Contacts {
         known.rests_until = Time::default();
         // Of a node that had to be dialled first it says little.
         if known.connected {
-            let took = u32::try_from(took.as_nanos()).unwrap_or(u32::MAX);
-            let before = known.rtt.map_or(took, Nanos::get);
-            let mean = (u64::from(before) * 3 + u64::from(took)) / 4;
+            let nanos = u32::try_from(took.as_nanos()).unwrap_or(u32::MAX);
+            let before = known.rtt.map_or(nanos, Nanos::get);
+            let mean = (u64::from(before) * 3 + u64::from(nanos)) / 4;
             known.rtt = Nanos::new((mean as u32).max(1));
+            let usual = self.usual_rtt.unwrap_or(took);
+            self.usual_rtt = Some((usual * (USUAL_OF - 1) + took.min(MAX_RTT)) / USUAL_OF);
         }
         self.set_standing(node, Standing::Proven);
     }
@@ -254,7 +283,19 @@ impl Contacts {
             let contact = known.contact;
             let place = self.place(&contact);
             self.places[place].standing = standing;
+            self.changed(contact.position, |_| true);
         }
+    }
+
+    /// What a round trip to anybody usually takes.
+    pub(super) fn usual_rtt(&self) -> Duration {
+        self.usual_rtt.unwrap_or(UNKNOWN_LATENCY)
+    }
+
+    /// Somebody at this position counts now, or no longer, for those vicinities that this `concerns`.
+    fn changed(&mut self, position: Position, concerns: impl Fn(&Vicinity) -> bool) {
+        let within = |near: &Vicinity| position.distance(near.bucket.position()) <= near.reach;
+        self.vicinities.retain(|vicinity| !(within(vicinity) && concerns(vicinity)));
     }
 
     /// How long an answer of this node may take before it pays to ask another as well.
@@ -327,28 +368,38 @@ impl Contacts {
                 &self.vicinities[self.vicinities.len() - 1]
             }
         };
-        let mut proven = vicinity.proven.clone();
-        if vicinity.inside >= CROWDED_FACTOR * REPLICAS {
-            proven.truncate(vicinity.inside);
-            proven.sort_by_key(|contact| mix(salt, contact.node.0, 3));
+        if vicinity.inside < CROWDED_FACTOR * REPLICAS {
+            return vicinity.proven.iter().take(count).copied().collect();
         }
-        proven.truncate(count);
+        let mut proven = vicinity.proven[..vicinity.inside].to_vec();
+        if count < proven.len() {
+            proven.select_nth_unstable_by_key(count, |contact| mix(salt, contact.node.0, 3));
+            proven.truncate(count);
+        }
         proven
     }
 
     fn look_around(&mut self, bucket: Bucket, count: usize, now: Time) -> Vicinity {
         let (target, radius) = (bucket.position(), self.usual_radius(now));
         let (mut proven, mut inside) = (Vec::with_capacity(count), 0);
-        let near = ByDistance::new(&self.places, target).take(MAX_WALK_NODES);
-        for place in near.filter(|place| place.standing == Standing::Proven) {
-            let usual = radius != u64::MAX && place.position.distance(target) <= radius;
+        let (mut reach, mut is_whole) = (u64::MAX, true);
+        for place in ByDistance::new(&self.places, target).take(MAX_WALK_NODES) {
+            reach = place.position.distance(target);
+            if place.standing != Standing::Proven {
+                continue;
+            }
+            let usual = radius != u64::MAX && reach <= radius;
             if !usual && proven.len() >= count {
+                is_whole = false;
                 break;
             }
             inside += usize::from(usual);
             proven.push(self.nodes[place.at as usize].contact);
         }
-        Vicinity { bucket, count, at: now, proven, inside }
+        if self.len() < MAX_WALK_NODES && is_whole {
+            reach = u64::MAX;
+        }
+        Vicinity { bucket, count, at: now, reach, is_whole, proven, inside }
     }
 
     /// The nearest to a meeting point that haven't failed, first those that have answered; at most so
@@ -368,11 +419,14 @@ impl Contacts {
         if explored < LEAST_EXPLORED {
             return u64::MAX;
         }
-        // A median of few is made anew when some more are known, not with each.
-        if let Some((at, of, radius)) = self.density
-            && (explored <= of + of / 4 && now.since(at) < DENSITY_LIFE)
-        {
-            return radius;
+        // Made anew when some more are known, not with each.
+        let fresh = |density: &&Density| {
+            explored <= density.explored * 5 / 4
+                && self.arrivals - density.arrivals <= self.len() as u64 / 4
+                && now.since(density.at) < DENSITY_LIFE
+        };
+        if let Some(density) = self.density.as_ref().filter(fresh) {
+            return density.radius;
         }
         let radius = |bucket: Bucket| {
             let target = bucket.position();
@@ -382,9 +436,9 @@ impl Contacts {
         let explored_ones = Bucket::all().zip(self.explored).filter(|(_, explored)| *explored);
         let mut radii: Vec<u64> = explored_ones.map(|(bucket, _)| radius(bucket)).collect();
         let middle = radii.len() / 2;
-        let (_, &mut median, _) = radii.select_nth_unstable(middle);
-        self.density = Some((now, explored, median));
-        median
+        let (_, &mut radius, _) = radii.select_nth_unstable(middle);
+        self.density = Some(Density { at: now, radius, explored, arrivals: self.arrivals });
+        radius
     }
 
     /// How many nodes that answer others the network has, by how dense those known are.
@@ -450,24 +504,58 @@ mod tests {
     }
 
     #[test]
-    fn a_vicinity_is_told_as_it_was_for_a_second_only() {
+    fn a_vicinity_is_told_without_looking_until_something_changes_there() {
         let mut contacts = contacts(100, 1000);
         (0..100).for_each(|number| contacts.answered(NodeId(number), Duration::from_millis(1)));
         let (bucket, now) = (Bucket::all().next().expect("a bucket"), Time::default());
         let before = contacts.near(bucket, 5, 0, now);
         assert_eq!(before.len(), 5);
-        let nearest = before[0];
-        contacts.failed(nearest.node, now);
-        assert_eq!(contacts.near(bucket, 5, 0, now + VICINITY_LIFE / 2), before);
-        assert_eq!(contacts.near(bucket, 3, 0, now + VICINITY_LIFE / 2).len(), 3);
-        let later = contacts.near(bucket, 5, 0, now + VICINITY_LIFE);
-        assert_eq!((later.len(), later.contains(&nearest)), (5, false));
+        assert_eq!(contacts.near(bucket, 3, 0, now).len(), 3);
+        let nearest: Vec<_> = contacts.nearest(bucket.position(), now).map(|k| k.contact).collect();
+        contacts.near(bucket, 5, 0, now);
+        contacts.failed(nearest[50].node, now);
+        assert_eq!(contacts.vicinities.len(), 1, "far away");
+        contacts.failed(nearest[0].node, now);
+        assert_eq!(contacts.vicinities.len(), 0);
+        let later = contacts.near(bucket, 5, 0, now);
+        assert_eq!((later.len(), later.contains(&nearest[0])), (5, false));
+        contacts.answered(nearest[0].node, Duration::from_millis(1));
+        assert_eq!(contacts.near(bucket, 5, 0, now), before);
+        contacts.forget(nearest[0].node);
+        assert_eq!(contacts.near(bucket, 5, 0, now), later);
         // Many others in between push it out, and it is looked up anew.
         Bucket::all().take(2 * MAX_VICINITIES).for_each(|other| {
-            contacts.near(other, 5, 0, now + VICINITY_LIFE);
+            contacts.near(other, 5, 0, now);
         });
         assert_eq!(contacts.vicinities.len(), MAX_VICINITIES);
-        assert_eq!(contacts.near(bucket, 5, 0, now + VICINITY_LIFE), later);
+        assert_eq!(contacts.near(bucket, 5, 0, now), later);
+    }
+
+    proptest! {
+        /// Whatever happens, what is told is what would be seen by looking.
+        #[test]
+        fn a_vicinity_is_never_out_of_date(
+            steps in proptest::collection::vec((0_u64..300, 0_u8..6), 1..200),
+        ) {
+            let (mut contacts, now) = (contacts(60, 250), Time::default());
+            let bucket = Bucket::all().next().expect("a bucket");
+            for (number, what) in steps {
+                let node = NodeId(number);
+                match what {
+                    0 => contacts.failed(node, now),
+                    1 => contacts.forget(node),
+                    2 => contacts.connected(node, true),
+                    3 => contacts.hear_of(Contact { network: Some(what.into()), ..contact(number) }),
+                    _ => {
+                        contacts.hear_of(contact(number));
+                        contacts.answered(node, Duration::from_millis(1));
+                    }
+                }
+                let told = contacts.near(bucket, 5, 0, now);
+                contacts.vicinities.clear();
+                prop_assert_eq!(told, contacts.near(bucket, 5, 0, now));
+            }
+        }
     }
 
     #[test]

@@ -161,7 +161,7 @@ impl Finder {
         for (&search, Search { quests, holders, given, .. }) in &mut self.searches {
             for (&key, holders) in holders.iter_mut() {
                 let is_near = |node| connected.contains(&node) || given.contains(&node);
-                if let Some(Named { provider, seen }) = holders.next(is_near, now) {
+                if let Some(Named { provider, seen, .. }) = holders.next(is_near, now) {
                     given.insert(provider);
                     self.found.push_back(Found { search, key, provider, seen });
                 }
@@ -230,8 +230,10 @@ impl Finder {
             if wanted.providers.len() < MAX_PROVIDERS_PER_ITEM
                 && wanted.providers.insert(hint.provider)
             {
-                let (provider, seen) = (hint.provider, hint.seen);
-                search.holders.entry(*key).or_default().name(Named { provider, seen });
+                let (provider, seen, relayed) = (hint.provider, hint.seen, hint.relayed);
+                let holders = search.holders.entry(*key);
+                let holders = holders.or_insert_with(|| Holders::new(contacts.usual_rtt()));
+                holders.name(Named { provider, seen, relayed });
                 self.unsettled = true;
             }
         }

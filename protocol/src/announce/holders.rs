@@ -7,8 +7,8 @@
 use super::place::NodeId;
 use crate::fetch::Time;
 use crate::limits::{
-    DOUBTFUL_HOLDER_AFTER, DOUBTFUL_STAGGER, HOLDER_PATIENCE, HOLDER_STAGGER, HOLDERS_AT_ONCE,
-    PROBE_AFTER,
+    DOUBTFUL_HOLDER_AFTER, DOUBTFUL_STAGGER, HOLDER_PATIENCE, HOLDER_STAGGER,
+    HOLDER_STAGGER_AT_MOST, HOLDER_STAGGER_TRIPS, HOLDERS_AT_ONCE, PROBE_AFTER,
 };
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ pub(super) struct Named {
     pub provider: NodeId,
     /// How long ago whoever named them has had to do with them.
     pub seen: Duration,
+    /// It is reached through relays only, which takes twice as long.
+    pub relayed: bool,
 }
 
 impl Named {
@@ -29,6 +31,8 @@ impl Named {
 /// The holders of one item; see the module.
 #[derive(Debug, Default)]
 pub(super) struct Holders {
+    /// How long one is waited for before another is asked as well.
+    stagger: Duration,
     /// Not given out yet, in the order in which they were named.
     named: Vec<Named>,
     /// Given out, nothing heard of them yet, and until when that is waited for.
@@ -40,6 +44,13 @@ pub(super) struct Holders {
 }
 
 impl Holders {
+    /// For a node to which others are usually so far.
+    pub fn new(usual_rtt: Duration) -> Self {
+        let stagger = usual_rtt * HOLDER_STAGGER_TRIPS;
+        let stagger = stagger.clamp(HOLDER_STAGGER, HOLDER_STAGGER_AT_MOST);
+        Self { stagger, ..Self::default() }
+    }
+
     pub fn name(&mut self, named: Named) {
         self.named.push(named);
     }
@@ -50,10 +61,12 @@ impl Holders {
         if self.there {
             self.named.retain(|named| !named.is_doubtful() || is_near(named.provider));
         }
-        // Within a quarter of an hour all are as good: whoever names them has put them in an order
-        // that differs from asker to asker.
+        // Within a quarter of an hour all are as good, and until they are doubtful nearly so: whoever
+        // names them has put them in an order that differs from asker to asker.
         let rank = |named: &Named| {
-            (!is_near(named.provider), named.seen.as_secs() / PROBE_AFTER.as_secs())
+            let age = named.seen.as_secs() / PROBE_AFTER.as_secs();
+            let class = if named.is_doubtful() { age } else { age.min(1) };
+            (!is_near(named.provider), class, named.relayed, age)
         };
         let best = (0..self.named.len()).min_by_key(|at| rank(&self.named[*at]))?;
         let doubtful = self.named[best].is_doubtful() && !is_near(self.named[best].provider);
@@ -74,7 +87,7 @@ impl Holders {
         if self.asked.is_empty() && !self.there {
             return None;
         }
-        let pause = if doubtful { DOUBTFUL_STAGGER } else { HOLDER_STAGGER };
+        let pause = if doubtful { DOUBTFUL_STAGGER } else { self.stagger };
         self.last.map(|last| last + pause)
     }
 
@@ -108,10 +121,10 @@ mod tests {
     const HOUR: u64 = 3600;
 
     fn holders(seen: &[u64]) -> Holders {
-        let mut holders = Holders::default();
+        let mut holders = Holders::new(Duration::ZERO);
         for (provider, seconds) in (0..).zip(seen) {
             let (provider, seen) = (NodeId(provider), Duration::from_secs(*seconds));
-            holders.name(Named { provider, seen });
+            holders.name(Named { provider, seen, relayed: false });
         }
         holders
     }
@@ -132,6 +145,34 @@ mod tests {
         holders.heard(NodeId(2), false);
         assert_eq!(next(&mut holders, now), Some(0), "at once when nobody is waited for");
         assert!(holders.is_over());
+    }
+
+    #[test]
+    fn whoever_is_reached_directly_comes_before_relayed_ones_that_are_as_likely_there() {
+        let mut holders = Holders::new(Duration::ZERO);
+        for (provider, minutes, relayed) in
+            [(0, 1, true), (1, 2, false), (2, 20, true), (3, 25, false)]
+        {
+            let (provider, seen) = (NodeId(provider), Duration::from_secs(60 * minutes));
+            holders.name(Named { provider, seen, relayed });
+        }
+        let order = (0..4).map(|number| Time::default() + HOLDER_STAGGER * number);
+        let order: Vec<_> = order.filter_map(|now| next(&mut holders, now)).collect();
+        assert_eq!(order, [1, 0, 3, 2]);
+    }
+
+    #[test]
+    fn where_all_are_far_away_they_are_waited_for_longer() {
+        for (rtt, stagger) in [(10, 150), (100, 300), (2000, 600)] {
+            let mut holders = Holders::new(Duration::from_millis(rtt));
+            let seen = Duration::ZERO;
+            for provider in [0, 1].map(NodeId) {
+                holders.name(Named { provider, seen, relayed: false });
+            }
+            let now = Time::default();
+            assert_eq!(next(&mut holders, now), Some(0));
+            assert_eq!(holders.poll_timeout(now), Some(now + Duration::from_millis(stagger)));
+        }
     }
 
     #[test]

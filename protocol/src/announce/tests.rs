@@ -4,8 +4,8 @@
 use super::providers::{ProviderLimits, Providers, Seconds};
 use super::*;
 use crate::limits::{
-    ANCHOR_CHECK, ANCHOR_LIFE, ANNOUNCED_LIFE, EXPLORE_AGAIN, HOLDER_STAGGER, LOOK_NODES,
-    NOBODY_LIFE, REANNOUNCE, REPLICAS, SAVED_NEIGHBOURS,
+    ANCHOR_CHECK, ANCHOR_LIFE, ANNOUNCED_LIFE, DOUBTFUL_STAGGER, EXPLORE_AGAIN, HOLDER_STAGGER,
+    HOLDER_STAGGER_AT_MOST, LOOK_NODES, NOBODY_LIFE, REANNOUNCE, REPLICAS, SAVED_NEIGHBOURS,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -168,7 +168,8 @@ impl World {
                     .map(|hit| {
                         let peer = hit.provider.peer.first_chunk().expect("eight octets");
                         let provider = NodeId(u64::from_be_bytes(*peer));
-                        ProviderHint { key_index: hit.key_index, provider, seen: hit.seen }
+                        let (key_index, seen) = (hit.key_index, hit.seen);
+                        ProviderHint { key_index, provider, seen, relayed: false }
                     })
                     .collect();
             }
@@ -239,7 +240,8 @@ impl World {
         let begin = self.now;
         self.nodes[number].discovery.handle_search(id, keys, 4, self.now);
         self.poll(number);
-        let end = self.now + Duration::from_secs(20);
+        // Twenty holders, of whom nothing is ever heard, are named one after the other.
+        let end = self.now + DOUBTFUL_STAGGER * 25;
         while !self.done.contains_key(&id) && self.now < end {
             self.run_for(Duration::from_millis(50));
         }
@@ -472,8 +474,8 @@ fn holders_are_given_out_one_after_the_other() {
     world.nodes[1].discovery.handle_provider_gone(first, world.now);
     world.poll(1);
     assert_eq!(found(&world), 2, "or was gone");
-    world.run_for(HOLDER_STAGGER);
-    assert_eq!(found(&world), 3);
+    world.run_for(HOLDER_STAGGER_AT_MOST);
+    assert!(found(&world) >= 3);
     assert!(!world.done.contains_key(&id), "there are more");
 }
 

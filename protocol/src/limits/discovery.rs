@@ -143,9 +143,15 @@ pub const GONE_PROVIDER_LIFE: std::time::Duration = PROBE_AFTER;
 /// Providers of which it is remembered that they were gone.
 pub const MAX_GONE_PROVIDERS: usize = 4096;
 
-/// How long a holder that is asked may take before another is asked as well: a far one that has to be
-/// dialled takes longer, but to ask two costs less than to wait for one that is gone.
+/// How long a holder that is asked may take before another is asked as well: so many round trips as
+/// this node usually sees, which one takes that has to be dialled; ...
+pub const HOLDER_STAGGER_TRIPS: u32 = 3;
+
+/// ... at least so long, as answers between neighbours wait for processors rather than lines; ...
 pub const HOLDER_STAGGER: std::time::Duration = std::time::Duration::from_millis(150);
+
+/// ... and at most so long: nobody waits longer for one that may be gone.
+pub const HOLDER_STAGGER_AT_MOST: std::time::Duration = std::time::Duration::from_millis(600);
 
 /// Holders of one item that are waited for at once, ...
 pub const HOLDERS_AT_ONCE: usize = 4;
@@ -153,13 +159,13 @@ pub const HOLDERS_AT_ONCE: usize = 4;
 /// ... and how long: what a relay on the other side of the world takes, three times.
 pub const HOLDER_PATIENCE: std::time::Duration = std::time::Duration::from_secs(3);
 
-/// A holder that wasn't seen for so long is as likely gone as there: a fifth of all sessions of
-/// workstations lasts longer than ten hours, half of them longer than five.
-pub const DOUBTFUL_HOLDER_AFTER: std::time::Duration = std::time::Duration::from_secs(3600);
+/// A holder that wasn't seen for so long may well be gone: of those who come by, half stay for an hour
+/// and a quarter, and workstations are switched off at the same time of day.
+pub const DOUBTFUL_HOLDER_AFTER: std::time::Duration = std::time::Duration::from_secs(1800);
 
 /// How long better ones have to answer before such a one is asked: what a far one takes that has to be
-/// dialled through a relay.
-pub const DOUBTFUL_STAGGER: std::time::Duration = std::time::Duration::from_millis(1000);
+/// dialled through a relay, five round trips of three tenths of a second.
+pub const DOUBTFUL_STAGGER: std::time::Duration = std::time::Duration::from_millis(1500);
 
 /// So many items searched for at once, ...
 pub const BUSY_KEYS: usize = 8;

@@ -56,6 +56,7 @@ const REFRESH: Nanos = 12 * HOUR;
 fn calm(nodes: u32) -> Setup {
     Setup {
         nodes,
+        arrival: HOUR / 6,
         warm_up: HOUR,
         measured: HOUR / 2,
         uniform: None,
@@ -240,6 +241,8 @@ pub const ALL: &[Scenario] = &[
         "a day of a hundred thousand nodes that come and go",
         100_000,
         |nodes| Setup {
+            // Not a crush of fifty thousand in ten minutes.
+            arrival: 3 * HOUR,
             warm_up: 4 * HOUR,
             measured: 20 * HOUR,
             items: 200_000,

@@ -56,6 +56,8 @@ pub enum Befalls {
 pub struct Setup {
     /// Nodes, the entry included.
     pub nodes: u32,
+    /// Within how long all nodes come that aren't away at the beginning.
+    pub arrival: Nanos,
     /// How long everything goes on before anything is measured.
     pub warm_up: Nanos,
     /// How long is measured.

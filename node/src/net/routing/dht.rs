@@ -14,6 +14,7 @@ use super::{Provider, ProviderKey, Routing, RoutingError};
 use crate::net::book::{Book, Reach, is_plausible, reach};
 use crate::net::config::NetTiming;
 use crate::net::networks::operator_of;
+use crate::net::reach::is_direct;
 use crate::net::routing::asking::ask;
 use crate::net::streams::{Control, Keep, Protocol};
 use crate::net::swarm::View;
@@ -251,30 +252,39 @@ impl Machine {
         self.change(|state, now| {
             let Some(reply) = reply else { return state.discovery.handle_failure(request, now) };
             let nearer = reply.nearer.into_iter();
-            let nearer = nearer.filter_map(|named| self.learn(state, named, nearest)).collect();
+            let nearer = nearer.filter_map(|named| self.learn(state, named, nearest));
+            let nearer = nearer.map(|(contact, _)| contact).collect();
             let providers = reply.providers.into_iter().map(|named| {
                 let seen = Duration::from_secs(named.seen.into());
-                Some((self.learn(state, named, nearest)?.node, seen))
+                let (contact, relayed) = self.learn(state, named, nearest)?;
+                Some((contact.node, seen, relayed))
             });
             let providers: Vec<_> = providers.collect();
             let hints = reply.hits.into_iter().filter_map(|(key_index, provider)| {
-                let (provider, seen) = providers.get(usize::from(provider)).copied()??;
-                Some(ProviderHint { key_index: key_index.into(), provider, seen })
+                let (provider, seen, relayed) = providers.get(usize::from(provider)).copied()??;
+                Some(ProviderHint { key_index: key_index.into(), provider, seen, relayed })
             });
             let reply = Reply { nearer, known: reply.known, providers: hints.collect() };
             state.discovery.handle_reply(request, &reply, now);
         });
     }
 
-    /// Notes where somebody is said to be reached; `None` when nothing can come of it.
-    fn learn(&self, state: &mut State, named: NamedPeer, nearest: Reach) -> Option<Contact> {
+    /// Notes where somebody is said to be reached, and says whether through relays only; `None` when
+    /// nothing can come of it.
+    fn learn(
+        &self,
+        state: &mut State,
+        named: NamedPeer,
+        nearest: Reach,
+    ) -> Option<(Contact, bool)> {
         let peer = PeerId::from_bytes(&named.peer).ok().filter(|peer| *peer != self.local)?;
         let octets = named.addresses.into_iter().map(serde_bytes::ByteBuf::into_vec);
         let mut addresses = parse(octets);
         addresses.retain(|address| is_plausible(address, nearest));
         self.book.add(peer, addresses);
         let known = self.book.addresses(&peer);
-        (!known.is_empty()).then(|| state.contact(peer, operator_of(&known)))
+        let relayed = !known.iter().any(is_direct);
+        (!known.is_empty()).then(|| (state.contact(peer, operator_of(&known)), relayed))
     }
 
     /// Everything that is to be done now, and when to look again.

@@ -12,9 +12,6 @@ use crate::dht::table::{NodeId, Position};
 use narswarm_protocol::announce::providers::{ProviderLimits, Providers};
 use narswarm_protocol::announce::{Bucket, Discovery, DiscoveryConfig};
 
-/// All nodes come within so long.
-const ARRIVAL: Nanos = 600 * SECOND;
-
 /// How many of a hundred sessions end in order; the others with the machine or its line.
 const IN_ORDER_PERCENT: u64 = 80;
 
@@ -81,7 +78,7 @@ impl Swarm {
                 // Half of those who come and go are away at the beginning.
                 habit.absence(self.nodes[at].zone.into(), &mut self.chance)
             } else {
-                self.chance.between(SECOND, ARRIVAL)
+                self.chance.between(SECOND, setup.arrival)
             };
             self.agenda.at(when, Event::Come { node });
         }
@@ -125,7 +122,7 @@ impl Swarm {
             && daily > 0
         {
             let mean = 24 * HOUR / u64::from(daily);
-            let first = self.workload.between(0, mean) + ARRIVAL;
+            let first = self.workload.between(0, mean) + self.setup.arrival;
             self.agenda.after(first, Event::Want { node });
         }
         self.poll(node);

@@ -4,7 +4,7 @@
 use super::{Letter, Swarm};
 use crate::agenda::{SECOND, time};
 use crate::dht::event::Event;
-use crate::dht::links::{Fate, Nature};
+use crate::dht::links::{Fate, Nat, Nature};
 use crate::dht::table::NodeId;
 use narswarm_protocol::announce::providers::{Hit, ProviderLimits, Providers, Seconds};
 use narswarm_protocol::announce::{Message, NodeId as Peer, ProviderHint, Reply};
@@ -60,7 +60,8 @@ impl Swarm {
                 let Some(providers) = &mut node.providers else { return reply };
                 providers.handle_seen(&peer, wall);
                 let hits = providers.find(keys, from.into(), MAX_HINTS, wall);
-                reply.providers = hits.iter().map(hint).collect();
+                let nat = &self.kad.links.nat;
+                reply.providers = hits.iter().map(|hit| hint(hit, nat)).collect();
                 self.probe(letter.to);
             }
         }
@@ -119,6 +120,7 @@ impl Swarm {
                         key_index,
                         provider: Peer(node.into()),
                         seen: Duration::ZERO,
+                        relayed: false,
                     };
                     reply.providers.extend(accomplices.iter().take(LIES).map(hint));
                 }
@@ -128,9 +130,10 @@ impl Swarm {
     }
 }
 
-fn hint(hit: &Hit<'_>) -> ProviderHint {
-    let provider = Peer(number(&hit.provider.peer).into());
-    ProviderHint { key_index: hit.key_index, provider, seen: hit.seen }
+fn hint(hit: &Hit<'_>, nat: &[Nat]) -> ProviderHint {
+    let node = number(&hit.provider.peer);
+    let relayed = nat.get(node as usize).is_some_and(|nat| *nat != Nat::Open);
+    ProviderHint { key_index: hit.key_index, provider: Peer(node.into()), seen: hit.seen, relayed }
 }
 
 /// Whose octets these are.
