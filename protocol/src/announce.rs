@@ -182,6 +182,8 @@ struct Asked {
     bucket: Bucket,
     purpose: Purpose,
     at: Time,
+    /// It had to be dialled first.
+    dialled: bool,
 }
 
 /// See the module.
@@ -357,8 +359,8 @@ impl Discovery {
     /// An answer has come.
     pub fn handle_reply(&mut self, request: RequestId, reply: &Reply, now: Time) {
         let Some(asked) = self.take_asked(request) else { return };
-        let Asked { node, bucket, purpose, at } = asked;
-        self.contacts.answered(node, now.since(at));
+        let Asked { node, bucket, purpose, at, dialled } = asked;
+        self.contacts.answered(node, (!dialled).then(|| now.since(at)));
         for contact in &reply.nearer {
             self.contacts.hear_of(*contact);
         }
@@ -425,7 +427,8 @@ impl Discovery {
     ) -> Action {
         let request = RequestId(self.requests);
         self.requests += 1;
-        self.asked.push((request, Asked { node, bucket, purpose, at }));
+        let dialled = !self.contacts.get(node).is_some_and(|known| known.connected);
+        self.asked.push((request, Asked { node, bucket, purpose, at, dialled }));
         Action::Ask { request, node, bucket, message }
     }
 

@@ -248,12 +248,12 @@ impl Contacts {
         }
     }
 
-    pub(super) fn answered(&mut self, node: NodeId, took: Duration) {
+    /// It has answered, after so long, unless it had to be dialled first.
+    pub(super) fn answered(&mut self, node: NodeId, took: Option<Duration>) {
         let Some(known) = self.get_mut(node) else { return };
         known.failures = 0;
         known.rests_until = Time::default();
-        // Of a node that had to be dialled first it says little.
-        if known.connected {
+        if let Some(took) = took {
             let nanos = u32::try_from(took.as_nanos()).unwrap_or(u32::MAX);
             let before = known.rtt.map_or(nanos, Nanos::get);
             let mean = (u64::from(before) * 3 + u64::from(nanos)) / 4;
@@ -287,9 +287,9 @@ impl Contacts {
         }
     }
 
-    /// What a round trip to anybody usually takes.
-    pub(super) fn usual_rtt(&self) -> Duration {
-        self.usual_rtt.unwrap_or(UNKNOWN_LATENCY)
+    /// What a round trip to anybody usually takes, if one was measured.
+    pub(super) fn usual_rtt(&self) -> Option<Duration> {
+        self.usual_rtt
     }
 
     /// Somebody at this position counts now, or no longer, for those vicinities that this `concerns`.
@@ -506,7 +506,7 @@ mod tests {
     #[test]
     fn a_vicinity_is_told_without_looking_until_something_changes_there() {
         let mut contacts = contacts(100, 1000);
-        (0..100).for_each(|number| contacts.answered(NodeId(number), Duration::from_millis(1)));
+        (0..100).for_each(|number| contacts.answered(NodeId(number), None));
         let (bucket, now) = (Bucket::all().next().expect("a bucket"), Time::default());
         let before = contacts.near(bucket, 5, 0, now);
         assert_eq!(before.len(), 5);
@@ -519,7 +519,7 @@ mod tests {
         assert_eq!(contacts.vicinities.len(), 0);
         let later = contacts.near(bucket, 5, 0, now);
         assert_eq!((later.len(), later.contains(&nearest[0])), (5, false));
-        contacts.answered(nearest[0].node, Duration::from_millis(1));
+        contacts.answered(nearest[0].node, None);
         assert_eq!(contacts.near(bucket, 5, 0, now), before);
         contacts.forget(nearest[0].node);
         assert_eq!(contacts.near(bucket, 5, 0, now), later);
@@ -548,7 +548,7 @@ mod tests {
                     3 => contacts.hear_of(Contact { network: Some(what.into()), ..contact(number) }),
                     _ => {
                         contacts.hear_of(contact(number));
-                        contacts.answered(node, Duration::from_millis(1));
+                        contacts.answered(node, None);
                     }
                 }
                 let told = contacts.near(bucket, 5, 0, now);

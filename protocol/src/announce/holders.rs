@@ -28,6 +28,16 @@ impl Named {
     }
 }
 
+/// Somebody who was given out.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    provider: NodeId,
+    /// Until when an answer is waited for.
+    until: Time,
+    /// Not seen for long, and not near.
+    doubtful: bool,
+}
+
 /// The holders of one item; see the module.
 #[derive(Debug, Default)]
 pub(super) struct Holders {
@@ -35,8 +45,8 @@ pub(super) struct Holders {
     stagger: Duration,
     /// Not given out yet, in the order in which they were named.
     named: Vec<Named>,
-    /// Given out, nothing heard of them yet, and until when that is waited for.
-    asked: Vec<(NodeId, Time)>,
+    /// Given out, and nothing heard of them yet.
+    asked: Vec<Asked>,
     /// When one was last given out.
     last: Option<Time>,
     /// One of them has answered.
@@ -44,9 +54,9 @@ pub(super) struct Holders {
 }
 
 impl Holders {
-    /// For a node to which others are usually so far.
-    pub fn new(usual_rtt: Duration) -> Self {
-        let stagger = usual_rtt * HOLDER_STAGGER_TRIPS;
+    /// For a node to which others are usually so far, as far as it knows.
+    pub fn new(usual_rtt: Option<Duration>) -> Self {
+        let stagger = usual_rtt.unwrap_or_default() * HOLDER_STAGGER_TRIPS;
         let stagger = stagger.clamp(HOLDER_STAGGER, HOLDER_STAGGER_AT_MOST);
         Self { stagger, ..Self::default() }
     }
@@ -57,7 +67,7 @@ impl Holders {
 
     /// Whom to ask now. `is_near` says who is connected, or asked already for something else.
     pub fn next(&mut self, is_near: impl Fn(NodeId) -> bool, now: Time) -> Option<Named> {
-        self.asked.retain(|(_, until)| *until > now);
+        self.asked.retain(|asked| asked.until > now);
         if self.there {
             self.named.retain(|named| !named.is_doubtful() || is_near(named.provider));
         }
@@ -74,7 +84,8 @@ impl Holders {
             return None;
         }
         let named = self.named.remove(best);
-        self.asked.push((named.provider, now + HOLDER_PATIENCE));
+        let (provider, until) = (named.provider, now + HOLDER_PATIENCE);
+        self.asked.push(Asked { provider, until, doubtful });
         self.last = Some(now);
         Some(named)
     }
@@ -82,19 +93,25 @@ impl Holders {
     /// Before this, nobody else is asked.
     fn due(&self, doubtful: bool) -> Option<Time> {
         if self.asked.len() >= HOLDERS_AT_ONCE {
-            return self.asked.iter().map(|(_, until)| *until).min();
+            return self.asked.iter().map(|asked| asked.until).min();
         }
         if self.asked.is_empty() && !self.there {
             return None;
         }
-        let pause = if doubtful { DOUBTFUL_STAGGER } else { self.stagger };
+        // Those who are likely there have more time, before one who isn't is asked.
+        let better = self.there || self.asked.iter().any(|asked| !asked.doubtful);
+        let pause = match (doubtful, better) {
+            (true, true) => DOUBTFUL_STAGGER,
+            (true, false) => self.stagger * 2,
+            (false, _) => self.stagger,
+        };
         self.last.map(|last| last + pause)
     }
 
     /// Somebody has answered, or was gone or held nothing.
     pub fn heard(&mut self, provider: NodeId, there: bool) {
         let asked = self.asked.len();
-        self.asked.retain(|(other, _)| *other != provider);
+        self.asked.retain(|asked| asked.provider != provider);
         if there {
             self.there |= self.asked.len() < asked;
         } else {
@@ -121,7 +138,7 @@ mod tests {
     const HOUR: u64 = 3600;
 
     fn holders(seen: &[u64]) -> Holders {
-        let mut holders = Holders::new(Duration::ZERO);
+        let mut holders = Holders::new(None);
         for (provider, seconds) in (0..).zip(seen) {
             let (provider, seen) = (NodeId(provider), Duration::from_secs(*seconds));
             holders.name(Named { provider, seen, relayed: false });
@@ -149,7 +166,7 @@ mod tests {
 
     #[test]
     fn whoever_is_reached_directly_comes_before_relayed_ones_that_are_as_likely_there() {
-        let mut holders = Holders::new(Duration::ZERO);
+        let mut holders = Holders::new(None);
         for (provider, minutes, relayed) in
             [(0, 1, true), (1, 2, false), (2, 20, true), (3, 25, false)]
         {
@@ -164,7 +181,7 @@ mod tests {
     #[test]
     fn where_all_are_far_away_they_are_waited_for_longer() {
         for (rtt, stagger) in [(10, 150), (100, 300), (2000, 600)] {
-            let mut holders = Holders::new(Duration::from_millis(rtt));
+            let mut holders = Holders::new(Some(Duration::from_millis(rtt)));
             let seen = Duration::ZERO;
             for provider in [0, 1].map(NodeId) {
                 holders.name(Named { provider, seen, relayed: false });
@@ -193,6 +210,15 @@ mod tests {
         holders.heard(NodeId(0), true);
         assert_eq!(next(&mut holders, now + DOUBTFUL_STAGGER * 9), None);
         assert!(holders.is_over());
+    }
+
+    #[test]
+    fn where_all_are_doubtful_the_next_has_to_wait_for_two_pauses() {
+        let mut holders = holders(&[20 * HOUR, 30 * HOUR]);
+        let now = Time::default();
+        assert_eq!((next(&mut holders, now), next(&mut holders, now)), (Some(0), None));
+        assert_eq!(holders.poll_timeout(now), Some(now + HOLDER_STAGGER * 2));
+        assert_eq!(next(&mut holders, now + HOLDER_STAGGER * 2), Some(1));
     }
 
     #[test]

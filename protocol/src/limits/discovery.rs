@@ -159,9 +159,9 @@ pub const HOLDERS_AT_ONCE: usize = 4;
 /// ... and how long: what a relay on the other side of the world takes, three times.
 pub const HOLDER_PATIENCE: std::time::Duration = std::time::Duration::from_secs(3);
 
-/// A holder that wasn't seen for so long may well be gone: of those who come by, half stay for an hour
-/// and a quarter, and workstations are switched off at the same time of day.
-pub const DOUBTFUL_HOLDER_AFTER: std::time::Duration = std::time::Duration::from_secs(1800);
+/// A holder that wasn't seen for so long is as likely gone as there: a fifth of all sessions of
+/// workstations lasts longer than ten hours, half of them longer than five.
+pub const DOUBTFUL_HOLDER_AFTER: std::time::Duration = std::time::Duration::from_secs(3600);
 
 /// How long better ones have to answer before such a one is asked: what a far one takes that has to be
 /// dialled through a relay, five round trips of three tenths of a second.
