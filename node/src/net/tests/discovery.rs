@@ -28,9 +28,9 @@ async fn nodes(count: usize) -> Vec<Net> {
     for _ in 1..count {
         nets.push(node(TestResponder::default(), nets[0].listen_addresses()).await.0);
     }
-    // Alone there is nobody to be known.
-    for net in nets.iter().filter(|_| count > 1) {
-        wait_until("everybody knows somebody", || net.routing().ready()).await;
+    // Whoever isn't known yet is told nothing, and whoever comes later only after minutes.
+    for net in &nets {
+        wait_until("everybody knows everybody", || net.network_size() >= count as u64 - 1).await;
     }
     nets
 }
