@@ -16,9 +16,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// A new provider is to be found within this.
-const SOON: Duration = Duration::from_secs(2);
-
 fn key(number: u8) -> [u8; 32] {
     provider_key(&StoreHash([number; 20]))
 }
@@ -64,14 +61,12 @@ async fn send(peer: &RawPeer, net: &Net, request: &AnnounceRequest) -> io::Resul
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_one_has_announced_is_found_through_others_at_once() {
+async fn what_one_has_announced_is_found_through_others() {
     let nets = nodes(6).await;
     // The nodes have got to know each other.
     finds_nothing(&nets[5], key(9)).await;
-    let begin = Instant::now();
     nets[1].routing().provide(&[key(1)]).await.expect("room");
     finds(&nets[5], key(1), &nets[1]).await;
-    assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
     // He keeps it himself, too; when he is gone, others must.
     let others = || nets.iter().filter(|net| net.peer_id() != nets[1].peer_id());
     let kept_by = || others().filter(|net| net.kept_records() > 0).count();
