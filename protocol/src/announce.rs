@@ -33,7 +33,7 @@
 //! - `contacts`: the nodes known; how dense the network is.
 //! - `walk`: towards a meeting point, against those who would lead it astray.
 //! - `announcer`, `finder`: see there; `announced`: what of the former outlives a restart.
-//! - `holders`: whom of those found to ask, and when.
+//! - `holders`: whom of those found to ask, and when; `presence`: how likely one is there.
 //! - `anchors`: with whom to stay connected while searching.
 //! - `mirror`: where seeds are found, who hold too much to announce it, and who knows nobody.
 //! - [`providers`]: what a node keeps for others. Not part of [`Discovery`], since not every node
@@ -48,6 +48,7 @@ mod finder;
 mod holders;
 mod mirror;
 mod place;
+mod presence;
 pub mod providers;
 #[cfg(test)]
 mod tests;
@@ -58,6 +59,7 @@ pub use contacts::Contacts;
 pub use finder::Found;
 pub use mirror::{lonely_key, mirror_key};
 pub use place::{BUCKETS, Bucket, Contact, ItemKey, NodeId, Position};
+pub use presence::{Presence, Share};
 
 use crate::fetch::Time;
 use crate::limits::{ANNOUNCED_LIFE, MAX_ASKED_AT_ONCE};
@@ -84,6 +86,8 @@ pub enum Message {
     Announce {
         /// Keys of one bucket, rising.
         keys: Vec<ItemKey>,
+        /// What share of the time the sender is there.
+        share: Share,
     },
     /// The sender no longer holds these.
     Withdraw {
@@ -113,6 +117,8 @@ pub struct ProviderHint {
     pub seen: Duration,
     /// It is reached through relays only.
     pub relayed: bool,
+    /// What share of the time it says to be there.
+    pub share: Share,
 }
 
 /// What a node answers.
@@ -218,6 +224,9 @@ impl Discovery {
     /// Goes on where an earlier run of this node left off `away` ago. Those that were near a meeting
     /// point are to be told of by [`Discovery::handle_contact`] as well, if it is known where they are.
     pub fn restore(&mut self, announced: &Announced, away: Duration, now: Time) {
+        if announced.radius > 0 {
+            self.contacts.recall_radius(announced.radius);
+        }
         self.announcer.restore(announced, away, now);
     }
 

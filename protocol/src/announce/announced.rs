@@ -3,7 +3,8 @@
 //! is where.
 //!
 //! ```text
-//! "narswarm announced 2\n" | written u64 | addresses u8, each
+//! "narswarm announced 3\n" | written u64 | there u32, of u32 | radius u64
+//!                          | addresses u8, each
 //!                          | peers u16, each: peer, addresses u8, each
 //!                          | buckets u8, each: number u8, due u32, look u32,
 //!                          |                   keepers u8, each: u16; near u8, each: u16
@@ -16,6 +17,7 @@
 //! Numbers are little-endian; addresses and peers have their length before them as u16.
 
 use super::place::{BUCKETS, Bucket, ItemKey, NodeId};
+use super::presence::Presence;
 use super::providers::Seconds;
 use crate::limits::{
     ANNOUNCED_LIFE, MAX_ANNOUNCED_PEERS, MAX_PEER_ADDRESSES, MAX_PROVIDER_RECORDS_PER_PEER,
@@ -24,7 +26,7 @@ use crate::limits::{
 use crate::octets::{Reader, SnapshotError, put, seal, unseal};
 use std::time::Duration;
 
-const MAGIC: &[u8] = b"narswarm announced 2\n";
+const MAGIC: &[u8] = b"narswarm announced 3\n";
 
 /// Never, in seconds.
 const NEVER: u32 = u32::MAX;
@@ -36,6 +38,11 @@ pub struct Announced {
     pub items: Vec<(ItemKey, u8)>,
     /// Of each bucket what is known.
     pub buckets: Vec<BucketState<NodeId>>,
+    /// How much of the time the node was there.
+    pub presence: Presence,
+    /// The distance within which [`REPLICAS`] nodes are usual, in 2^64ths of the key space; 0 when it
+    /// isn't known.
+    pub radius: u64,
 }
 
 /// One bucket, with nodes by names of the kind `N`. Times are counted from the moment when it was put
@@ -69,6 +76,10 @@ impl<N> BucketState<N> {
 pub struct SavedAnnounced {
     /// When.
     pub written: Seconds,
+    /// See [`Announced::presence`].
+    pub presence: Presence,
+    /// See [`Announced::radius`].
+    pub radius: u64,
     /// Where others were told that this node is reached, as octets of multiaddresses. Elsewhere,
     /// everything has to be announced anew.
     pub addresses: Vec<Vec<u8>>,
@@ -95,6 +106,9 @@ impl SavedAnnounced {
     pub fn to_octets(&self) -> Vec<u8> {
         let mut out = MAGIC.to_vec();
         out.extend(self.written.0.to_le_bytes());
+        out.extend(self.presence.there.to_le_bytes());
+        out.extend(self.presence.of.to_le_bytes());
+        out.extend(self.radius.to_le_bytes());
         put_all(&mut out, &self.addresses, MAX_SAVED_OWN_ADDRESSES);
         let peers = self.peers.len().min(MAX_ANNOUNCED_PEERS);
         out.extend((peers as u16).to_le_bytes());
@@ -134,6 +148,8 @@ impl SavedAnnounced {
 
     fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let mut saved = Self { written: Seconds(reader.u64()?), ..Self::default() };
+        saved.presence = Presence { there: reader.u32()?, of: reader.u32()? };
+        saved.radius = reader.u64()?;
         saved.addresses = take_all(reader)?;
         for _ in 0..reader.u16()? {
             let peer = reader.octets()?.to_vec();
@@ -160,12 +176,17 @@ impl SavedAnnounced {
         reader.is_empty().then_some(saved)
     }
 
-    /// For how long the node was away; `None` when others have forgotten by now what it told them, or
-    /// the clock was set back.
+    /// For how long the node was away; `None` when the clock was set back.
     #[must_use]
     pub fn away(&self, now: Seconds) -> Option<Duration> {
-        let away = now.0.checked_sub(self.written.0).map(Duration::from_secs);
-        away.filter(|away| *away < ANNOUNCED_LIFE)
+        now.0.checked_sub(self.written.0).map(Duration::from_secs)
+    }
+
+    /// Whether others have forgotten what they were told, when the node was away for so long. What it
+    /// knows of them is as old; which share of the time it is there still counts.
+    #[must_use]
+    pub fn is_forgotten(away: Duration) -> bool {
+        away >= ANNOUNCED_LIFE
     }
 }
 
@@ -202,6 +223,8 @@ mod tests {
         };
         SavedAnnounced {
             written: Seconds(1_800_000_000),
+            presence: Presence { there: 70_000, of: 90_000 },
+            radius: 1 << 50,
             addresses: vec![vec![1, 2, 3], vec![4]],
             items: (0..100).map(|n| (ItemKey([n; 16]), n % 7)).collect(),
             peers: (0..16).map(peer).collect(),
@@ -226,7 +249,7 @@ mod tests {
             assert!(SavedAnnounced::from_octets(&good[..at]).is_err(), "cut at {at}");
         }
         let mut of_others = good.clone();
-        of_others.splice(..MAGIC.len(), *b"narswarm announced 1\n");
+        of_others.splice(..MAGIC.len(), *b"narswarm announced 2\n");
         assert_eq!(SavedAnnounced::from_octets(&of_others), Err(SnapshotError::Magic));
         // Well sealed, and nonsense.
         let mut nobody = saved();
@@ -245,7 +268,8 @@ mod tests {
         let saved = saved();
         let at = |seconds: u64| saved.away(Seconds(saved.written.0 + seconds));
         assert_eq!(at(60), Some(Duration::from_secs(60)));
-        assert_eq!(at(ANNOUNCED_LIFE.as_secs()), None);
         assert_eq!(saved.away(Seconds(saved.written.0 - 1)), None, "the clock was set back");
+        assert!(SavedAnnounced::is_forgotten(ANNOUNCED_LIFE));
+        assert!(!SavedAnnounced::is_forgotten(ANNOUNCED_LIFE - Duration::from_secs(1)));
     }
 }

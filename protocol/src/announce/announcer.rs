@@ -10,6 +10,7 @@ mod lots;
 use super::announced::{Announced, BucketState};
 use super::contacts::Contacts;
 use super::place::{Bucket, ItemKey, NodeId};
+use super::presence::Presence;
 use super::walk::Walk;
 use super::{Message, mix};
 use crate::fetch::Time;
@@ -54,6 +55,9 @@ pub(super) struct Announcer {
     tokens: u32,
     token_at: Time,
     withdrawals: VecDeque<(NodeId, Vec<ItemKey>)>,
+    /// How much of the time before this run the node was there, and when this run began.
+    presence: Presence,
+    began: Time,
 }
 
 impl Announcer {
@@ -69,12 +73,15 @@ impl Announcer {
             tokens: ANNOUNCE_BURST,
             token_at: now,
             withdrawals: VecDeque::new(),
+            presence: Presence::default(),
+            began: now,
         }
     }
 
     /// Goes on where an earlier run of this node has left off `away` ago. What of it is held again
     /// isn't announced before its time; [`Announcer::forget_recalled`] withdraws the rest.
     pub fn restore(&mut self, announced: &Announced, away: Duration, now: Time) {
+        self.presence = announced.presence.after(away, false);
         for &(key, level) in &announced.items {
             if !self.held.contains_key(&key) {
                 self.recalled.insert(key, level.min(MAX_THINNING));
@@ -121,7 +128,17 @@ impl Announcer {
             keepers: lot.keepers.iter().copied().collect(),
             near: contacts.neighbours(bucket, SAVED_NEIGHBOURS),
         });
-        Announced { items: told.chain(recalled).chain(gone).collect(), buckets: buckets.collect() }
+        Announced {
+            items: told.chain(recalled).chain(gone).collect(),
+            buckets: buckets.collect(),
+            presence: self.presence(now),
+            radius: Some(contacts.last_radius()).filter(|radius| *radius != u64::MAX).unwrap_or(0),
+        }
+    }
+
+    /// How much of the time the node was there until now.
+    fn presence(&self, now: Time) -> Presence {
+        self.presence.after(now.since(self.began), true)
     }
 
     /// Differs when [`Announcer::announced`] does by more than the time.
@@ -196,6 +213,7 @@ impl Announcer {
         let mut running = self.lots.running();
         let scouting = self.scout(&mut running, contacts, now);
         let token = self.next_token(now);
+        let share = self.presence(now).share();
         for bucket in self.lots.awake(token, now) {
             self.queue_withdrawals(bucket, now);
             if !scouting && !self.lots.runs(bucket) && running < MAX_BUCKETS_AT_ONCE {
@@ -207,7 +225,7 @@ impl Announcer {
                 let message = if run.looking {
                     Message::Look
                 } else {
-                    Message::Announce { keys: run.keys.clone() }
+                    Message::Announce { keys: run.keys.clone(), share }
                 };
                 return Some((bucket, node, message));
             }

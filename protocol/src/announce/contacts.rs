@@ -102,6 +102,8 @@ pub struct Contacts {
     explored: [bool; BUCKETS],
     explored_count: usize,
     density: Option<Density>,
+    /// What [`Contacts::usual_radius`] was in an earlier run: good enough until enough is known.
+    recalled_radius: u64,
     /// What round trips usually take, as far as they were measured.
     usual_rtt: Option<Duration>,
     /// How often a node has become known.
@@ -124,6 +126,7 @@ impl Contacts {
             explored: [false; BUCKETS],
             explored_count: 0,
             density: None,
+            recalled_radius: u64::MAX,
             usual_rtt: None,
             arrivals: 0,
             vicinities: Vec::new(),
@@ -339,7 +342,17 @@ impl Contacts {
     /// Whether so few neighbourhoods are known that it can't be told whether one is crowded, while
     /// there are others to get to know.
     pub(super) fn is_new_here(&self) -> bool {
-        self.explored_count < LEAST_EXPLORED
+        self.explored_count < LEAST_EXPLORED && self.recalled_radius == u64::MAX
+    }
+
+    /// How dense the network was lately, as far as is known: see [`Contacts::usual_radius`].
+    pub(super) fn last_radius(&self) -> u64 {
+        self.density.as_ref().map_or(self.recalled_radius, |density| density.radius)
+    }
+
+    /// How dense it was when an earlier run of this node ended.
+    pub(super) fn recall_radius(&mut self, radius: u64) {
+        self.recalled_radius = radius;
     }
 
     /// Nodes near a meeting point that have answered lately, `count` at most. Where it is crowded, any
@@ -413,11 +426,11 @@ impl Contacts {
 
     /// The distance within which [`REPLICAS`] nodes are to be expected anywhere: the median over
     /// the meeting points that were walked to, which whoever crowds around one of them hardly
-    /// moves. Everywhere, while few were.
+    /// moves. While few were, what it was in an earlier run, or else everywhere.
     pub(super) fn usual_radius(&mut self, now: Time) -> u64 {
         let explored = self.explored_count;
         if explored < LEAST_EXPLORED {
-            return u64::MAX;
+            return self.recalled_radius;
         }
         // Made anew when some more are known, not with each.
         let fresh = |density: &&Density| {
@@ -567,6 +580,24 @@ mod tests {
             assert!((size * 7 / 10..size * 14 / 10).contains(&estimate), "{estimate} of {size}");
         }
         assert_eq!(contacts(3, 100).network_size(Time::default()), 3);
+    }
+
+    #[test]
+    fn how_dense_the_network_was_counts_until_enough_is_known() {
+        let mut contacts = contacts(1000, 2000);
+        assert!(contacts.is_new_here());
+        assert_eq!(contacts.last_radius(), u64::MAX);
+        let radius = 1 << 57;
+        contacts.recall_radius(radius);
+        assert!(!contacts.is_new_here());
+        assert_eq!(
+            (contacts.last_radius(), contacts.network_size(Time::default())),
+            (radius, 1024)
+        );
+        Bucket::all().for_each(|bucket| contacts.explored(bucket));
+        let estimate = contacts.network_size(Time::default());
+        assert!((700..1400).contains(&estimate) && estimate != 1024, "{estimate}");
+        assert_ne!(contacts.last_radius(), radius);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::contacts::Contacts;
 use super::holders::{Holders, Named};
 use super::place::{Bucket, ItemKey, NodeId};
 use super::walk::Walk;
-use super::{Message, Reply, SearchId};
+use super::{Message, ProviderHint, Reply, SearchId};
 use crate::fetch::Time;
 use crate::limits::{
     ENOUGH_WITNESSES, FIND_PARALLEL, FIND_PARALLEL_WIDE, GONE_PROVIDER_LIFE, MAX_GONE_PROVIDERS,
@@ -230,10 +230,10 @@ impl Finder {
             if wanted.providers.len() < MAX_PROVIDERS_PER_ITEM
                 && wanted.providers.insert(hint.provider)
             {
-                let (provider, seen, relayed) = (hint.provider, hint.seen, hint.relayed);
+                let ProviderHint { provider, seen, relayed, share, .. } = *hint;
                 let holders = search.holders.entry(*key);
                 let holders = holders.or_insert_with(|| Holders::new(contacts.usual_rtt()));
-                holders.name(Named { provider, seen, relayed });
+                holders.name(Named { provider, seen, relayed, share });
                 self.unsettled = true;
             }
         }

@@ -1,16 +1,21 @@
 //! Whom of those that were named as holders of an item to ask, and when.
 //!
-//! First whoever is connected, then whoever was seen last; another one when the first is late, since
-//! one in ten is gone without anybody knowing. Whoever hasn't been seen for long is asked only while
-//! nobody better has answered: to dial the dead costs time, and others' connections.
+//! First whoever is connected, then whoever is there most likely, by when they were seen and how much
+//! of the time they are there; another one when the first is late, since one in ten is gone without
+//! anybody knowing. Whoever may well be gone is asked only while nobody better has answered: to dial
+//! the dead costs time, and others' connections.
 
 use super::place::NodeId;
+use super::presence::Share;
 use crate::fetch::Time;
 use crate::limits::{
-    DOUBTFUL_HOLDER_AFTER, DOUBTFUL_STAGGER, HOLDER_PATIENCE, HOLDER_STAGGER,
+    DOUBTFUL_HOLDER_BELOW, DOUBTFUL_STAGGER, HOLDER_PATIENCE, HOLDER_STAGGER,
     HOLDER_STAGGER_AT_MOST, HOLDER_STAGGER_TRIPS, HOLDERS_AT_ONCE, PROBE_AFTER,
 };
 use std::time::Duration;
+
+/// Likelihoods that differ by less than so many percent are the same: they are guesses.
+const ABOUT: u8 = 5;
 
 /// Somebody who was named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,11 +25,17 @@ pub(super) struct Named {
     pub seen: Duration,
     /// It is reached through relays only, which takes twice as long.
     pub relayed: bool,
+    /// What share of the time it says to be there.
+    pub share: Share,
 }
 
 impl Named {
+    fn likelihood(&self) -> u8 {
+        self.share.likelihood(self.seen)
+    }
+
     fn is_doubtful(&self) -> bool {
-        self.seen >= DOUBTFUL_HOLDER_AFTER
+        self.likelihood() < DOUBTFUL_HOLDER_BELOW
     }
 }
 
@@ -34,7 +45,7 @@ struct Asked {
     provider: NodeId,
     /// Until when an answer is waited for.
     until: Time,
-    /// Not seen for long, and not near.
+    /// It may well be gone, and isn't near.
     doubtful: bool,
 }
 
@@ -71,12 +82,12 @@ impl Holders {
         if self.there {
             self.named.retain(|named| !named.is_doubtful() || is_near(named.provider));
         }
-        // Within a quarter of an hour all are as good, and until they are doubtful nearly so: whoever
-        // names them has put them in an order that differs from asker to asker.
+        // Those about as likely there are as good: whoever names them has put them in an order that
+        // differs from asker to asker.
         let rank = |named: &Named| {
             let age = named.seen.as_secs() / PROBE_AFTER.as_secs();
-            let class = if named.is_doubtful() { age } else { age.min(1) };
-            (!is_near(named.provider), class, named.relayed, age)
+            let doubt = 100 - named.likelihood();
+            (!is_near(named.provider), doubt / ABOUT, named.relayed, doubt, age)
         };
         let best = (0..self.named.len()).min_by_key(|at| rank(&self.named[*at]))?;
         let doubtful = self.named[best].is_doubtful() && !is_near(self.named[best].provider);
@@ -141,7 +152,7 @@ mod tests {
         let mut holders = Holders::new(None);
         for (provider, seconds) in (0..).zip(seen) {
             let (provider, seen) = (NodeId(provider), Duration::from_secs(*seconds));
-            holders.name(Named { provider, seen, relayed: false });
+            holders.name(Named { provider, seen, relayed: false, share: Share::UNKNOWN });
         }
         holders
     }
@@ -171,25 +182,38 @@ mod tests {
             [(0, 1, true), (1, 2, false), (2, 20, true), (3, 25, false)]
         {
             let (provider, seen) = (NodeId(provider), Duration::from_secs(60 * minutes));
-            holders.name(Named { provider, seen, relayed });
+            holders.name(Named { provider, seen, relayed, share: Share::UNKNOWN });
         }
         let order = (0..4).map(|number| Time::default() + HOLDER_STAGGER * number);
         let order: Vec<_> = order.filter_map(|now| next(&mut holders, now)).collect();
-        assert_eq!(order, [1, 0, 3, 2]);
+        assert_eq!(order, [1, 3, 0, 2]);
     }
 
     #[test]
     fn where_all_are_far_away_they_are_waited_for_longer() {
-        for (rtt, stagger) in [(10, 150), (100, 300), (2000, 600)] {
+        for (rtt, stagger) in [(10, 150), (100, 200), (2000, 400)] {
             let mut holders = Holders::new(Some(Duration::from_millis(rtt)));
             let seen = Duration::ZERO;
             for provider in [0, 1].map(NodeId) {
-                holders.name(Named { provider, seen, relayed: false });
+                holders.name(Named { provider, seen, relayed: false, share: Share::UNKNOWN });
             }
             let now = Time::default();
             assert_eq!(next(&mut holders, now), Some(0));
             assert_eq!(holders.poll_timeout(now), Some(now + Duration::from_millis(stagger)));
         }
+    }
+
+    #[test]
+    fn a_server_unseen_for_hours_comes_before_a_workstation_unseen_for_one() {
+        let mut holders = Holders::new(None);
+        for (provider, hours, percent) in [(0, 1, 40), (1, 9, 98), (2, 9, 70)] {
+            let (provider, seen) = (NodeId(provider), Duration::from_secs(HOUR * hours));
+            let share = Share::percent(percent);
+            holders.name(Named { provider, seen, relayed: false, share });
+        }
+        let order = (0..3).map(|number| Time::default() + DOUBTFUL_STAGGER * number);
+        let order: Vec<_> = order.filter_map(|now| next(&mut holders, now)).collect();
+        assert_eq!(order, [1, 0, 2]);
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub use crate::octets::SnapshotError;
 
 use super::mix;
 use super::place::ItemKey;
+use super::presence::Share;
 use crate::limits::{
     ANNOUNCED_LIFE, ITEMS_IN_SHORT_ANSWER, MAX_PEER_ADDRESSES, MAX_PROBES, MAX_PROVIDER_RECORDS,
     MAX_PROVIDER_RECORDS_PER_PEER, MAX_PROVIDERS_PER_ITEM, NETWORK_SHARE, PROBE_AFTER,
@@ -73,10 +74,25 @@ pub struct Provider {
     pub addresses: Vec<Vec<u8>>,
     /// A number for the network it is in; see [`Contact::network`](super::Contact::network).
     pub network: Option<u64>,
+    /// What share of the time it says to be there.
+    pub share: Share,
     /// When this node has last had to do with it.
     pub seen: Seconds,
     /// It was not there when it was last probed.
     pub gone: bool,
+}
+
+/// Whoever announces, as they are known when they do.
+#[derive(Debug, Clone, Copy)]
+pub struct Sender<'a> {
+    /// The octets of the peer id.
+    pub peer: &'a [u8],
+    /// See [`Provider::network`].
+    pub network: Option<u64>,
+    /// See [`Provider::addresses`].
+    pub addresses: &'a [Vec<u8>],
+    /// See [`Provider::share`].
+    pub share: Share,
 }
 
 /// A provider of a key that was looked up.
@@ -162,14 +178,12 @@ impl Providers {
     /// included; 0 where there was no room.
     pub fn announce(
         &mut self,
-        peer: &[u8],
-        network: Option<u64>,
-        addresses: &[Vec<u8>],
+        sender: Sender<'_>,
         keys: &[ItemKey],
         life: Duration,
         now: Seconds,
     ) -> Vec<u8> {
-        let slot = self.owner(peer, network, addresses, now);
+        let (slot, network) = (self.owner(sender, now), sender.network);
         let expires = now.after(life.min(ANNOUNCED_LIFE));
         let expires = u32::try_from(expires.0).unwrap_or(u32::MAX);
         let known = keys.iter().map(|key| {
@@ -299,13 +313,8 @@ impl Providers {
     }
 
     /// The slot of a peer, one that has no records yet included.
-    fn owner(
-        &mut self,
-        peer: &[u8],
-        network: Option<u64>,
-        addresses: &[Vec<u8>],
-        now: Seconds,
-    ) -> u32 {
+    fn owner(&mut self, sender: Sender<'_>, now: Seconds) -> u32 {
+        let Sender { peer, network, addresses, share } = sender;
         let addresses = addresses.iter().take(MAX_PEER_ADDRESSES).cloned().collect();
         if let Some(&slot) = self.by_peer.get(&digest(peer))
             && let Some(owner) = self.owners.get_mut(slot as usize)
@@ -317,12 +326,15 @@ impl Providers {
             }
             let provider = &mut owner.provider;
             (provider.network, provider.seen, provider.gone) = (network, now, false);
+            provider.share = share;
             provider.addresses = addresses;
             return slot;
         }
-        let provider = Provider { peer: peer.to_vec(), addresses, network, seen: now, gone: false };
+        let number = digest(peer);
+        let peer = peer.to_vec();
+        let provider = Provider { peer, addresses, network, share, seen: now, gone: false };
         let slot = self.owners.insert(Owner { provider, records: 0, probed: now }) as u32;
-        self.by_peer.insert(digest(peer), slot);
+        self.by_peer.insert(number, slot);
         self.by_size.insert((0, slot));
         slot
     }

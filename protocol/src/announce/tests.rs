@@ -1,7 +1,7 @@
 //! Whole networks of the real machines, over a model of messages: each takes a fixed time, the dead
 //! answer nothing.
 
-use super::providers::{ProviderLimits, Providers, Seconds};
+use super::providers::{ProviderLimits, Providers, Seconds, Sender};
 use super::*;
 use crate::limits::{
     ANCHOR_CHECK, ANCHOR_LIFE, ANNOUNCED_LIFE, DOUBTFUL_STAGGER, EXPLORE_AGAIN, HOLDER_STAGGER,
@@ -155,10 +155,10 @@ impl World {
         let peer = (from as u64).to_be_bytes();
         match message {
             Message::Look => {}
-            Message::Announce { keys } => {
-                let network = asker.network;
-                reply.known =
-                    node.providers.announce(&peer, network, &[], keys, Message::LIFE, seconds);
+            Message::Announce { keys, share } => {
+                let (network, share) = (asker.network, *share);
+                let sender = Sender { peer: &peer, network, addresses: &[], share };
+                reply.known = node.providers.announce(sender, keys, Message::LIFE, seconds);
             }
             Message::Withdraw { keys } => node.providers.withdraw(&peer, keys, seconds),
             Message::Find { keys } => {
@@ -168,8 +168,9 @@ impl World {
                     .map(|hit| {
                         let peer = hit.provider.peer.first_chunk().expect("eight octets");
                         let provider = NodeId(u64::from_be_bytes(*peer));
-                        let (key_index, seen) = (hit.key_index, hit.seen);
-                        ProviderHint { key_index, provider, seen, relayed: false }
+                        let (key_index, seen, share) =
+                            (hit.key_index, hit.seen, hit.provider.share);
+                        ProviderHint { key_index, provider, seen, relayed: false, share }
                     })
                     .collect();
             }
@@ -402,6 +403,31 @@ fn a_restarted_node_does_not_say_everything_again() {
     assert_eq!(world.announces, before);
     world.run_for(REANNOUNCE);
     assert!(world.announces >= before + 64 * REPLICAS);
+}
+
+#[test]
+fn a_restarted_node_announces_what_is_new_without_looking_around() {
+    let mut world = World::new(200);
+    world.hold(4, &items(64));
+    world.run_for(Duration::from_secs(60));
+    restart(&mut world, 4);
+    world.only = Some(4);
+    let new = key(3, 999);
+    let before = (world.messages, world.announces);
+    world.hold(4, &[new]);
+    world.run_for(Duration::from_secs(5));
+    let announces = world.announces - before.1;
+    assert!((REPLICAS..REPLICAS + 3).contains(&announces), "{announces}");
+    let looks = world.messages - before.0 - announces;
+    assert!(looks < 16, "how dense the network is, it knows: {looks}");
+    // It says that it was there for a minute and away for an hour.
+    let shares = world.nodes.iter_mut().filter_map(|node| {
+        let hits = node.providers.find(&[new], 0, 1, Seconds::default());
+        hits.first().map(|hit| hit.provider.share)
+    });
+    let shares: Vec<_> = shares.collect();
+    assert!(shares.len() >= REPLICAS);
+    assert!(shares.iter().all(|share| (Share::percent(40)..Share::UNKNOWN).contains(share)));
 }
 
 #[test]

@@ -143,15 +143,27 @@ pub const GONE_PROVIDER_LIFE: std::time::Duration = PROBE_AFTER;
 /// Providers of which it is remembered that they were gone.
 pub const MAX_GONE_PROVIDERS: usize = 4096;
 
+/// How much of the past a node counts of which share of the time it is there: weekends included.
+pub const PRESENCE_MEMORY: std::time::Duration = std::time::Duration::from_secs(7 * 24 * 3600);
+
+/// As if a node had been there for half of this before it was ever started: a day shows what kind of
+/// node it is.
+pub const PRESENCE_PRIOR: std::time::Duration = std::time::Duration::from_secs(12 * 3600);
+
+/// After so long, half of what was to be known by having seen a node is lost: half of the sessions of
+/// workstations last longer.
+pub const PRESENCE_HALF: std::time::Duration = std::time::Duration::from_secs(5 * 3600);
+
 /// How long a holder that is asked may take before another is asked as well: so many round trips as
-/// this node usually sees, which one takes that has to be dialled; ...
-pub const HOLDER_STAGGER_TRIPS: u32 = 3;
+/// this node usually sees. One that has to be dialled takes three; one more of those that are likely
+/// there costs less than waiting for it; ...
+pub const HOLDER_STAGGER_TRIPS: u32 = 2;
 
 /// ... at least so long, as answers between neighbours wait for processors rather than lines; ...
 pub const HOLDER_STAGGER: std::time::Duration = std::time::Duration::from_millis(150);
 
 /// ... and at most so long: nobody waits longer for one that may be gone.
-pub const HOLDER_STAGGER_AT_MOST: std::time::Duration = std::time::Duration::from_millis(600);
+pub const HOLDER_STAGGER_AT_MOST: std::time::Duration = std::time::Duration::from_millis(400);
 
 /// Holders of one item that are waited for at once, ...
 pub const HOLDERS_AT_ONCE: usize = 4;
@@ -159,9 +171,9 @@ pub const HOLDERS_AT_ONCE: usize = 4;
 /// ... and how long: what a relay on the other side of the world takes, three times.
 pub const HOLDER_PATIENCE: std::time::Duration = std::time::Duration::from_secs(3);
 
-/// A holder that wasn't seen for so long is as likely gone as there: a fifth of all sessions of
-/// workstations lasts longer than ten hours, half of them longer than five.
-pub const DOUBTFUL_HOLDER_AFTER: std::time::Duration = std::time::Duration::from_secs(3600);
+/// A holder that is there with a likelihood of less than so many percent is asked only when no better
+/// one has answered for a while: a workstation after an hour, a server hardly ever.
+pub const DOUBTFUL_HOLDER_BELOW: u8 = 90;
 
 /// How long better ones have to answer before such a one is asked: what a far one takes that has to be
 /// dialled through a relay, five round trips of three tenths of a second.

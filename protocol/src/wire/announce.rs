@@ -6,7 +6,7 @@
 //! messages. Whoever sends too much gets no answer.
 
 use super::{Message, WireError, bounded, read_body, write_body};
-use crate::announce::{Bucket, ItemKey};
+use crate::announce::{Bucket, ItemKey, Share};
 use crate::limits::{
     ANNOUNCED_LIFE, MAX_ANNOUNCE_BODY_BYTES, MAX_ANNOUNCE_REPLY_BODY_BYTES, MAX_ANNOUNCED_KEYS,
     MAX_HITS, MAX_LOOKUP_KEYS, MAX_NAMED_NODES, MAX_NAMED_PROVIDERS, MAX_PEER_ADDRESSES,
@@ -40,6 +40,8 @@ pub enum AnnounceRequest {
         life: Duration,
         /// Where the sender is reached, as octets of multiaddresses.
         addresses: Vec<Vec<u8>>,
+        /// What share of the time it is there.
+        share: Share,
     },
     /// The sender no longer holds these.
     Withdraw {
@@ -83,6 +85,9 @@ pub struct NamedPeer {
     /// Seconds since the sender has last had to do with it.
     #[serde(rename = "s", default, skip_serializing_if = "is_zero")]
     pub seen: u32,
+    /// Of a provider: what share of the time it says to be there, in percent.
+    #[serde(rename = "u", default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<u8>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
@@ -106,6 +111,9 @@ struct RequestBody {
         deserialize_with = "bounded::vec::<_, _, MAX_PEER_ADDRESSES>"
     )]
     addresses: Vec<ByteBuf>,
+    /// In percent.
+    #[serde(rename = "u", default, skip_serializing_if = "Option::is_none")]
+    share: Option<u8>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -179,7 +187,8 @@ impl Message for AnnounceRequest {
                 for address in &addresses {
                     check_address(Self::NAME, address)?;
                 }
-                Self::Announce { bucket, keys, life, addresses }
+                let share = body.share.map_or(Share::UNKNOWN, Share::percent);
+                Self::Announce { bucket, keys, life, addresses, share }
             }
             3 => Self::Withdraw { bucket, keys },
             _ => Self::Find { bucket, keys },
@@ -187,18 +196,24 @@ impl Message for AnnounceRequest {
     }
 
     fn encode_body(&self, out: &mut Vec<u8>) -> u8 {
-        let (kind, bucket, keys, life, addresses): (_, _, &[ItemKey], _, &[Vec<u8>]) = match self {
-            Self::Look { bucket } => (1, bucket, &[], Duration::ZERO, &[]),
-            Self::Announce { bucket, keys, life, addresses } => (2, bucket, keys, *life, addresses),
-            Self::Withdraw { bucket, keys } => (3, bucket, keys, Duration::ZERO, &[]),
-            Self::Find { bucket, keys } => (4, bucket, keys, Duration::ZERO, &[]),
+        let (kind, bucket, keys): (_, _, &[ItemKey]) = match self {
+            Self::Look { bucket } => (1, bucket, &[]),
+            Self::Announce { bucket, keys, .. } => (2, bucket, keys),
+            Self::Withdraw { bucket, keys } => (3, bucket, keys),
+            Self::Find { bucket, keys } => (4, bucket, keys),
         };
-        let body = RequestBody {
+        let mut body = RequestBody {
             bucket: bucket.number(),
             keys: keys.iter().flat_map(|key| key.0).collect(),
-            life_seconds: u32::try_from(life.as_secs()).unwrap_or(u32::MAX),
-            addresses: addresses.iter().cloned().map(ByteBuf::from).collect(),
+            life_seconds: 0,
+            addresses: Vec::new(),
+            share: None,
         };
+        if let Self::Announce { life, addresses, share, .. } = self {
+            body.life_seconds = u32::try_from(life.as_secs()).unwrap_or(u32::MAX);
+            body.addresses = addresses.iter().cloned().map(ByteBuf::from).collect();
+            body.share = Some(share.in_percent()).filter(|_| *share != Share::UNKNOWN);
+        }
         write_body(&body, out);
         kind
     }

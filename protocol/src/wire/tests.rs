@@ -4,7 +4,7 @@ use super::announce::{AnnounceReply, AnnounceRequest, NamedPeer};
 use super::fetch::{Encoding, FetchReply, FetchRequest, Opened, PieceHead, RefusedReason};
 use super::query::{Answer, QueryRequest, QueryResponse};
 use super::{HEADER_BYTES, Message, WireError};
-use crate::announce::{Bucket, ItemKey};
+use crate::announce::{Bucket, ItemKey, Share};
 use crate::hash::{NarHash, PieceHash, Root};
 use crate::limits::{MAX_HAVE_RANGES, MAX_NARINFO_BYTES, MAX_PIECES, MAX_QUERY_HASHES};
 use crate::piece::{PieceLayout, PieceList};
@@ -246,9 +246,11 @@ fn announce_messages() -> (AnnounceRequest, AnnounceReply) {
         keys: vec![ItemKey([0; 16])],
         life: Duration::from_secs(172_800),
         addresses: vec![vec![1, 2]],
+        share: Share::percent(93),
     };
-    let near = NamedPeer { peer: vec![9], addresses: vec![ByteBuf::from([1, 2])], seen: 0 };
-    let provider = NamedPeer { peer: vec![8], addresses: vec![], seen: 60 };
+    let addresses = vec![ByteBuf::from([1, 2])];
+    let near = NamedPeer { peer: vec![9], addresses, seen: 0, share: None };
+    let provider = NamedPeer { peer: vec![8], addresses: vec![], seen: 60, share: Some(93) };
     let (nearer, providers) = (vec![near], vec![provider]);
     (request, AnnounceReply { nearer, known: vec![1], providers, hits: vec![(0, 0)] })
 }
@@ -269,15 +271,16 @@ fn the_octets_of_announcements_stay() {
     golden(
         &request,
         concat!(
-            "0000002502a4616200616b500000000000000000000000000000000061741a0002a30061618142",
-            "0102"
+            "0000002902a5616200616b500000000000000000000000000000000061741a0002a30061618142",
+            "0102617518",
+            "5d"
         ),
     );
     golden(
         &reply,
         concat!(
-            "0000002a11a4616e81a261694109616181420102616b4101617081a36169410861618061731",
-            "83c61684400000000"
+            "0000002e11a4616e81a261694109616181420102616b4101617081a46169410861618061731",
+            "83c6175185d61684400000000"
         ),
     );
 }

@@ -2,7 +2,9 @@
 
 use super::table::NodeId;
 use crate::agenda::Nanos;
-use narswarm_protocol::announce::{Announced, Bucket, BucketState, ItemKey, NodeId as Peer};
+use narswarm_protocol::announce::{
+    Announced, Bucket, BucketState, ItemKey, NodeId as Peer, Presence,
+};
 use std::time::Duration;
 
 /// Never, in seconds.
@@ -22,6 +24,8 @@ struct Brief {
 #[derive(Debug)]
 pub struct Asleep {
     since: Nanos,
+    presence: Presence,
+    radius: u64,
     /// What it keeps for others, as production writes it down.
     kept: Box<[u8]>,
     items: Box<[(ItemKey, u8)]>,
@@ -46,6 +50,8 @@ impl Asleep {
         let nodes = all().flat_map(|state| state.keepers.iter().chain(&state.near));
         Self {
             since,
+            presence: announced.presence,
+            radius: announced.radius,
             kept: kept.into_boxed_slice(),
             buckets: buckets.collect(),
             nodes: nodes.map(|node| node.0 as NodeId).collect(),
@@ -70,7 +76,12 @@ impl Asleep {
             let due = (brief.due != NEVER).then(|| span(brief.due));
             BucketState { bucket: brief.bucket, due, look: span(brief.look), keepers, near }
         });
-        let announced = Announced { buckets: buckets.collect(), items: self.items.into_vec() };
+        let announced = Announced {
+            buckets: buckets.collect(),
+            items: self.items.into_vec(),
+            presence: self.presence,
+            radius: self.radius,
+        };
         (announced, Duration::from_nanos(now - self.since))
     }
 }
@@ -95,6 +106,8 @@ mod tests {
         let announced = Announced {
             items: vec![(ItemKey([7; 16]), 3)],
             buckets: Bucket::all().map(state).collect(),
+            presence: Presence { there: 3, of: 4 },
+            radius: 5,
         };
         let asleep = Asleep::new(announced.clone(), vec![1, 2], SECOND);
         assert_eq!(asleep.kept(), [1, 2]);

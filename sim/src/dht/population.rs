@@ -7,10 +7,20 @@
 //! within eight hours, and 2.5 % last longer than a day.
 
 use super::links::Nat;
+use super::setup::HOUR;
 use crate::agenda::{Nanos, SECOND};
 use crate::random::Chance;
+use narswarm_protocol::announce::Presence;
+use std::time::Duration;
 
 const MINUTE: u64 = 60;
+
+/// For how long nodes have run narswarm before, now and then.
+const PAST: Nanos = 7 * 24 * HOUR;
+
+fn span(nanos: Nanos) -> Duration {
+    Duration::from_nanos(nanos)
+}
 
 /// Lengths below which so many of a thousand sessions stay, in minutes; straight lines between.
 const WORKSTATION: &[(u64, u64)] =
@@ -63,6 +73,18 @@ impl Habit {
         }
     }
 
+    /// What it has counted of the time before the run: it isn't there for the first time.
+    pub fn past(self, chance: &mut Chance) -> Presence {
+        let (mut past, mut at) = (Presence::default(), 0);
+        while at < PAST {
+            let Some(there) = self.session(chance) else { return past.after(span(PAST), true) };
+            let away = self.absence(at / HOUR % 24, chance);
+            past = past.after(span(there), true).after(span(away), false);
+            at += there + away;
+        }
+        past
+    }
+
     /// How long it stays away if it leaves at this moment: as long as a session, and who would
     /// come back at night mostly waits for the morning. `hour` is the hour of its day.
     pub fn absence(self, hour: u64, chance: &mut Chance) -> Nanos {
@@ -97,6 +119,18 @@ mod tests {
         let mut chance = Chance::new(5, "sessions");
         let longer = |_: &u32| habit.session(&mut chance) > Some(hours * 3600 * SECOND);
         (0..20_000).filter(longer).count() as f64 / 20_000.0
+    }
+
+    #[test]
+    fn whoever_was_there_before_has_counted_what_its_habit_is() {
+        let mut chance = Chance::new(6, "past");
+        let mut mean = |habit: Habit| {
+            let shares = (0..500).map(|_| u32::from(habit.past(&mut chance).share().in_percent()));
+            shares.sum::<u32>() / 500
+        };
+        let (server, workstation) = (mean(Habit::Server), mean(Habit::Workstation));
+        assert!(server > 94 && (35..55).contains(&workstation), "{server} {workstation}");
+        assert!((20..55).contains(&mean(Habit::Visitor)));
     }
 
     #[test]

@@ -447,9 +447,9 @@ impl Swarm {
         let reply = self.answer(&letter);
         let keys = match &letter.message {
             Message::Look => 0,
-            Message::Announce { keys } | Message::Withdraw { keys } | Message::Find { keys } => {
-                keys.len()
-            }
+            Message::Announce { keys, .. }
+            | Message::Withdraw { keys }
+            | Message::Find { keys } => keys.len(),
         };
         let named = reply.nearer.len() + reply.providers.len().min(64);
         let octets = LETTER_OCTETS + KEY_OCTETS * keys as u64 + NAMED_OCTETS * named as u64;

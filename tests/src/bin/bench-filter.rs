@@ -78,7 +78,7 @@ fn messages(args: &Args, one_by_one: u64) -> (u64, u64) {
             let Action::Ask { request, bucket, message, .. } = action else { continue };
             sent += 1;
             let known = match message {
-                Message::Announce { keys } => vec![1; keys.len()],
+                Message::Announce { keys, .. } => vec![1; keys.len()],
                 _ => Vec::new(),
             };
             let mut nearer = contacts.clone();

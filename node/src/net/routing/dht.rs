@@ -24,7 +24,7 @@ use libp2p::{Multiaddr, PeerId};
 use lru::LruCache;
 use narswarm_protocol::announce::{
     Action, Bucket, Contact, Discovery, DiscoveryConfig, ItemKey, Message, NodeId, Position,
-    ProviderHint, Reply, RequestId, SearchId,
+    ProviderHint, Reply, RequestId, SearchId, Share,
 };
 use narswarm_protocol::fetch::Time;
 use narswarm_protocol::limits::{MAX_CONTACTS, MAX_PROVIDER_RECORDS_PER_PEER};
@@ -237,9 +237,9 @@ impl Machine {
     fn request(&self, bucket: Bucket, message: Message) -> AnnounceRequest {
         match message {
             Message::Look => AnnounceRequest::Look { bucket },
-            Message::Announce { keys } => {
+            Message::Announce { keys, share } => {
                 let (life, addresses) = (Message::LIFE, self.own_addresses());
-                AnnounceRequest::Announce { bucket, keys, life, addresses }
+                AnnounceRequest::Announce { bucket, keys, life, addresses, share }
             }
             Message::Withdraw { keys } => AnnounceRequest::Withdraw { bucket, keys },
             Message::Find { keys } => AnnounceRequest::Find { bucket, keys },
@@ -256,13 +256,14 @@ impl Machine {
             let nearer = nearer.map(|(contact, _)| contact).collect();
             let providers = reply.providers.into_iter().map(|named| {
                 let seen = Duration::from_secs(named.seen.into());
+                let share = named.share.map_or(Share::UNKNOWN, Share::percent);
                 let (contact, relayed) = self.learn(state, named, nearest)?;
-                Some((contact.node, seen, relayed))
+                Some(ProviderHint { key_index: 0, provider: contact.node, seen, relayed, share })
             });
             let providers: Vec<_> = providers.collect();
             let hints = reply.hits.into_iter().filter_map(|(key_index, provider)| {
-                let (provider, seen, relayed) = providers.get(usize::from(provider)).copied()??;
-                Some(ProviderHint { key_index: key_index.into(), provider, seen, relayed })
+                let hint = providers.get(usize::from(provider)).copied()??;
+                Some(ProviderHint { key_index: key_index.into(), ..hint })
             });
             let reply = Reply { nearer, known: reply.known, providers: hints.collect() };
             state.discovery.handle_reply(request, &reply, now);

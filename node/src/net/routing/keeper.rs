@@ -7,7 +7,7 @@ use super::dht::Machine;
 use crate::net::book::{Book, Reach, is_plausible};
 use libp2p::{Multiaddr, PeerId};
 use lru::LruCache;
-use narswarm_protocol::announce::providers::{ProviderLimits, Providers, Seconds};
+use narswarm_protocol::announce::providers::{ProviderLimits, Providers, Seconds, Sender};
 use narswarm_protocol::announce::{Bucket, ItemKey, Position};
 use narswarm_protocol::limits::{
     DISCOVERY_BURST_PER_NETWORK, DISCOVERY_BURST_PER_PEER, DISCOVERY_RATE_PER_NETWORK,
@@ -138,12 +138,13 @@ impl Keeper {
         let octets = peer.to_bytes();
         let bucket = match request {
             AnnounceRequest::Look { bucket } => bucket,
-            AnnounceRequest::Announce { bucket, keys, life, addresses } => {
+            AnnounceRequest::Announce { bucket, keys, life, addresses, share } => {
                 let mut addresses = parse(addresses);
                 addresses.retain(|address| is_plausible(address, from));
                 let addresses: Vec<_> = addresses.iter().map(Multiaddr::to_vec).collect();
                 let providers = &mut self.books.lock().providers;
-                reply.known = providers.announce(&octets, network, &addresses, &keys, life, now);
+                let sender = Sender { peer: &octets, network, addresses: &addresses, share };
+                reply.known = providers.announce(sender, &keys, life, now);
                 bucket
             }
             AnnounceRequest::Withdraw { bucket, keys } => {
@@ -176,7 +177,8 @@ impl Keeper {
                     let addresses = hit.provider.addresses.iter().take(NAMED_ADDRESSES);
                     let addresses = addresses.cloned().map(ByteBuf::from).collect();
                     let peer = hit.provider.peer.clone();
-                    reply.providers.push(NamedPeer { peer, addresses, seen });
+                    let share = Some(hit.provider.share.in_percent());
+                    reply.providers.push(NamedPeer { peer, addresses, seen, share });
                     next as u16
                 })
             }) else {
@@ -204,7 +206,7 @@ impl Keeper {
             let addresses = self.book.addresses(&peer);
             let addresses: Vec<_> = encode(&addresses).map(ByteBuf::from).collect();
             let peer = peer.to_bytes();
-            (!addresses.is_empty()).then_some(NamedPeer { peer, addresses, seen: 0 })
+            (!addresses.is_empty()).then_some(NamedPeer { peer, addresses, seen: 0, share: None })
         });
         named.collect()
     }
@@ -218,7 +220,8 @@ fn own(keys: &[ItemKey], machine: &Machine, reply: &mut AnnounceReply) {
         return;
     }
     let addresses = machine.own_addresses().into_iter().map(ByteBuf::from).collect();
-    reply.providers.push(NamedPeer { peer: machine.local().to_bytes(), addresses, seen: 0 });
+    let peer = machine.local().to_bytes();
+    reply.providers.push(NamedPeer { peer, addresses, seen: 0, share: None });
     let room = MAX_HITS.saturating_sub(reply.hits.len());
     reply.hits.extend(held.into_iter().take(room).map(|index| (index as u16, number as u16)));
 }

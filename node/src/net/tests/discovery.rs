@@ -5,7 +5,7 @@ use super::super::testing::{PATIENCE, RawPeer, TestResponder, loopback, node, so
 use super::super::{Net, NetConfig, Provider};
 use crate::net::streams::{PeerStream, Protocol};
 use futures::{AsyncReadExt, AsyncWriteExt};
-use narswarm_protocol::announce::{Bucket, BucketState, ItemKey, SavedAnnounced};
+use narswarm_protocol::announce::{Bucket, BucketState, ItemKey, SavedAnnounced, Share};
 use narswarm_protocol::limits::{DISCOVERY_BURST_PER_PEER, MAX_PROVIDER_RECORDS_PER_PEER};
 use narswarm_protocol::provider_key::provider_key;
 use narswarm_protocol::store_path::StoreHash;
@@ -128,7 +128,13 @@ async fn a_stranger_fills_his_share_only_and_is_not_answered_for_ever() {
             ItemKey(octets)
         });
         let (keys, life) = (keys.collect(), Duration::from_secs(u32::MAX.into()));
-        let request = AnnounceRequest::Announce { bucket, keys, life, addresses: vec![] };
+        let request = AnnounceRequest::Announce {
+            bucket,
+            keys,
+            life,
+            addresses: vec![],
+            share: Share::UNKNOWN,
+        };
         let Ok(mut stream) = send(&peer, &nets[0], &request).await else { break };
         let mut first = [0];
         match soon("an answer or a reset", stream.read(&mut first)).await {
@@ -206,6 +212,10 @@ async fn a_restarted_node_announces_nothing_again_and_withdraws_what_it_has_lost
     finds(&nets[2], keys[50], &node).await;
     let now = SavedAnnounced::from_octets(&node.announced()).expect("well written");
     assert_eq!(now.items.len(), 100);
+    assert!(
+        now.presence.of >= 3600 && now.presence.share() < saved.presence.share(),
+        "it was away"
+    );
     let due_before = |bucket| saved.buckets.iter().find(|before| before.bucket == bucket)?.due;
     for BucketState { bucket, due, .. } in now.buckets {
         let Some(due) = due else { continue };

@@ -1,19 +1,21 @@
 //! What a node keeps for others, as octets: so that it still knows it after a restart.
 //!
 //! ```text
-//! "narswarm providers 1\n" | owners u32 | each: peer, network, seen u64, addresses
+//! "narswarm providers 2\n" | owners u32 | each: peer, network, share u8, seen u64, addresses
 //!                          | records u32 | each: key 16, owner u32, expires u32
 //!                          | BLAKE3 of all before
 //! ```
 //!
 //! Numbers are little-endian; peers and addresses have their length before them as u16.
 
-use super::{ItemKey, Owner, Provider, ProviderLimits, Providers, Seconds, count, digest, is_over};
+use super::{
+    ItemKey, Owner, Provider, ProviderLimits, Providers, Seconds, Share, count, digest, is_over,
+};
 use crate::limits::MAX_PEER_ADDRESSES;
 use crate::octets::{Reader, SnapshotError, put, seal, unseal};
 use std::collections::BTreeMap;
 
-const MAGIC: &[u8] = b"narswarm providers 1\n";
+const MAGIC: &[u8] = b"narswarm providers 2\n";
 
 impl Providers {
     /// All records, as octets.
@@ -24,10 +26,11 @@ impl Providers {
         out.extend((self.owners.len() as u32).to_le_bytes());
         for (number, (slot, owner)) in (0..).zip(&self.owners) {
             numbers.insert(slot as u32, number);
-            let Provider { peer, addresses, network, seen, gone: _ } = &owner.provider;
+            let Provider { peer, addresses, network, share, seen, gone: _ } = &owner.provider;
             put(&mut out, peer);
             out.push(u8::from(network.is_some()));
             out.extend(network.unwrap_or(0).to_le_bytes());
+            out.push(share.in_percent());
             out.extend(seen.0.to_le_bytes());
             out.push(addresses.len().min(MAX_PEER_ADDRESSES) as u8);
             addresses.iter().take(MAX_PEER_ADDRESSES).for_each(|address| put(&mut out, address));
@@ -65,12 +68,13 @@ impl Providers {
             let number = digest(&peer);
             let known = reader.u8()? != 0;
             let network = Some(reader.u64()?).filter(|_| known);
+            let share = Share::percent(reader.u8()?);
             let seen = Seconds(reader.u64()?).min(now);
             let mut addresses = Vec::new();
             for _ in 0..reader.u8()? {
                 addresses.push(reader.octets()?.to_vec());
             }
-            let provider = Provider { peer, addresses, network, seen, gone: false };
+            let provider = Provider { peer, addresses, network, share, seen, gone: false };
             providers.owners.insert(Owner { provider, records: 0, probed: Seconds(0) });
             providers.by_peer.insert(number, slot);
             providers.by_size.insert((0, slot));

@@ -16,7 +16,9 @@ fn small() -> ProviderLimits {
 }
 
 fn announce(store: &mut Providers, peer: u64, network: Option<u64>, keys: &[ItemKey]) -> Vec<u8> {
-    store.announce(&peer.to_be_bytes(), network, &[], keys, ANNOUNCED_LIFE, NOW)
+    let peer = peer.to_be_bytes();
+    let sender = Sender { peer: &peer, network, addresses: &[], share: Share::UNKNOWN };
+    store.announce(sender, keys, ANNOUNCED_LIFE, NOW)
 }
 
 fn who(store: &mut Providers, key: ItemKey, now: Seconds) -> BTreeSet<u64> {
@@ -63,7 +65,9 @@ proptest! {
                 0 | 1 => {
                     let network = (network > 0).then_some(network);
                     let life = Duration::from_secs(count * 1000);
-                    let known = store.announce(&octets, network, &[], &keys, life, now);
+                    let share = Share::percent(first as u8);
+                    let sender = Sender { peer: &octets, network, addresses: &[], share };
+                    let known = store.announce(sender, &keys, life, now);
                     prop_assert_eq!(known.len(), keys.len());
                 }
                 2 => store.withdraw(&octets, &keys, now),
@@ -192,7 +196,9 @@ fn what_has_expired_is_not_named() {
 fn damage_is_noticed() {
     let mut store = Providers::new(small());
     let address = vec![vec![1, 2, 3]];
-    store.announce(b"peer", Some(3), &address, &[key(1)], ANNOUNCED_LIFE, NOW);
+    let share = Share::percent(77);
+    let sender = Sender { peer: b"peer", network: Some(3), addresses: &address, share };
+    store.announce(sender, &[key(1)], ANNOUNCED_LIFE, NOW);
     let octets = store.snapshot(NOW);
     let again = Providers::from_snapshot(&octets, small(), NOW).expect("whole");
     assert_eq!(again.owners[0].provider, store.owners[0].provider);

@@ -9,8 +9,10 @@ use crate::dht::links::{Nat, Nature};
 use crate::dht::population::Habit;
 use crate::dht::setup::{Befalls, HOUR, Setup, Wants};
 use crate::dht::table::{NodeId, Position};
+use crate::random::Chance;
 use narswarm_protocol::announce::providers::{ProviderLimits, Providers};
-use narswarm_protocol::announce::{Bucket, Discovery, DiscoveryConfig};
+use narswarm_protocol::announce::{Announced, Bucket, Discovery, DiscoveryConfig};
+use std::time::Duration;
 
 /// How many of a hundred sessions end in order; the others with the machine or its line.
 const IN_ORDER_PERCENT: u64 = 80;
@@ -106,6 +108,10 @@ impl Swarm {
                 discovery.handle_contact(super::contact(&self.kad, &self.networks, node));
             }
             discovery.restore(&announced, away, time(now));
+        } else {
+            let mut chance = Chance::new(self.seed ^ u64::from(node), "presence");
+            let announced = Announced { presence: habit.past(&mut chance), ..Announced::default() };
+            discovery.restore(&announced, Duration::ZERO, time(now));
         }
         for &item in items.iter() {
             discovery.handle_held(self.catalogue.key(item), 0, time(now));

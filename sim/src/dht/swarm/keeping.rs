@@ -6,8 +6,8 @@ use crate::agenda::{SECOND, time};
 use crate::dht::event::Event;
 use crate::dht::links::{Fate, Nat, Nature};
 use crate::dht::table::NodeId;
-use narswarm_protocol::announce::providers::{Hit, ProviderLimits, Providers, Seconds};
-use narswarm_protocol::announce::{Message, NodeId as Peer, ProviderHint, Reply};
+use narswarm_protocol::announce::providers::{Hit, ProviderLimits, Providers, Seconds, Sender};
+use narswarm_protocol::announce::{Message, NodeId as Peer, ProviderHint, Reply, Share};
 use std::time::Duration;
 
 /// Nodes named in an answer.
@@ -43,11 +43,12 @@ impl Swarm {
         let peer = from.to_le_bytes();
         match &letter.message {
             Message::Look => {}
-            Message::Announce { keys } => {
+            Message::Announce { keys, share } => {
                 let empty = || Box::new(Providers::new(ProviderLimits::default()));
                 let providers = node.providers.get_or_insert_with(empty);
-                reply.known =
-                    providers.announce(&peer, Some(network), &[], keys, Message::LIFE, wall);
+                let (network, share) = (Some(network), *share);
+                let sender = Sender { peer: &peer, network, addresses: &[], share };
+                reply.known = providers.announce(sender, keys, Message::LIFE, wall);
                 providers.prune(wall);
                 self.tally.most_kept = self.tally.most_kept.max(providers.len() as u64);
             }
@@ -113,7 +114,7 @@ impl Swarm {
         let mut reply = Reply { nearer, ..Reply::default() };
         match &letter.message {
             Message::Look | Message::Withdraw { .. } => {}
-            Message::Announce { keys } => reply.known = vec![1; keys.len()],
+            Message::Announce { keys, .. } => reply.known = vec![1; keys.len()],
             Message::Find { keys } => {
                 for key_index in 0..keys.len().min(LIES) as u32 {
                     let hint = |&node: &NodeId| ProviderHint {
@@ -121,6 +122,7 @@ impl Swarm {
                         provider: Peer(node.into()),
                         seen: Duration::ZERO,
                         relayed: false,
+                        share: Share::percent(100),
                     };
                     reply.providers.extend(accomplices.iter().take(LIES).map(hint));
                 }
@@ -133,7 +135,8 @@ impl Swarm {
 fn hint(hit: &Hit<'_>, nat: &[Nat]) -> ProviderHint {
     let node = number(&hit.provider.peer);
     let relayed = nat.get(node as usize).is_some_and(|nat| *nat != Nat::Open);
-    ProviderHint { key_index: hit.key_index, provider: Peer(node.into()), seen: hit.seen, relayed }
+    let (key_index, seen, share) = (hit.key_index, hit.seen, hit.provider.share);
+    ProviderHint { key_index, provider: Peer(node.into()), seen, relayed, share }
 }
 
 /// Whose octets these are.

@@ -40,6 +40,10 @@ impl Machine {
             }
         };
         let Some(away) = saved.away(wall_clock()) else { return };
+        if SavedAnnounced::is_forgotten(away) {
+            let announced = Announced { presence: saved.presence, ..Announced::default() };
+            return self.change(|state, now| state.discovery.restore(&announced, away, now));
+        }
         let here = self.all_addresses();
         // It may take a while until all addresses are known again. But a node that is at none of
         // those it was at has moved.
@@ -59,7 +63,12 @@ impl Machine {
             let buckets = saved.buckets.into_iter();
             let mut named = |place: u16| Some(contact(state, place)?.node);
             let buckets = buckets.map(|bucket| bucket.renamed(&mut named)).collect();
-            let announced = Announced { items: saved.items, buckets };
+            let announced = Announced {
+                items: saved.items,
+                buckets,
+                presence: saved.presence,
+                radius: saved.radius,
+            };
             state.discovery.restore(&announced, away, now);
             state.told = Some(saved.addresses);
             if moved {
@@ -90,6 +99,8 @@ impl Machine {
         let buckets = buckets.map(|bucket| bucket.renamed(&mut place)).collect();
         let saved = SavedAnnounced {
             written: wall_clock(),
+            presence: announced.presence,
+            radius: announced.radius,
             addresses: state.told.clone().unwrap_or(here),
             items: announced.items,
             peers,
