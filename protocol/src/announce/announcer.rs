@@ -294,10 +294,11 @@ impl Announcer {
     /// Begins to announce a bucket, when something of it is due.
     fn begin(&mut self, bucket: Bucket, contacts: &mut Contacts, now: Time) {
         let lot = self.lots.get(bucket);
-        // A bucket that has fewer keepers than it should gets another when one has come.
+        // A bucket that has fewer keepers than it should gets another when one has come, or when one may
+        // answer that didn't.
         let starved = lot.due.is_some()
             && lot.keepers.len() < REPLICAS
-            && lot.arrivals != contacts.arrivals()
+            && (lot.missed || lot.arrivals != contacts.arrivals())
             && now.since(lot.announced) >= REANNOUNCE_TO_NEWCOMERS;
         let whole = starved || lot.due.is_some_and(|due| due <= now);
         let fresh = !lot.fresh.is_empty() && lot.fresh_due <= now && self.tokens > 0;
@@ -374,6 +375,7 @@ impl Announcer {
             return;
         }
         lot.failures = 0;
+        lot.missed = run.walk.has_failures();
         self.changes += 1;
         if run.whole {
             lot.keepers = keepers;

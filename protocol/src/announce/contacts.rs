@@ -269,6 +269,10 @@ impl Contacts {
 
     pub(super) fn failed(&mut self, node: NodeId, now: Time) {
         let Some(known) = self.get_mut(node) else { return };
+        // Several messages that were under way when it failed are one failure.
+        if known.rests_until > now {
+            return;
+        }
         known.failures += 1;
         known.rests_until = now + CONTACT_REST * (1 << known.failures.min(5));
         let failures = known.failures;
@@ -609,6 +613,10 @@ mod tests {
         let later = now + CONTACT_REST * 2;
         assert_eq!(contacts.nearest(Position(0), later).count(), 2);
         (1..MAX_CONTACT_FAILURES).for_each(|_| contacts.failed(node, now));
+        assert!(contacts.get(node).is_some(), "several messages at once are one failure");
+        (1..MAX_CONTACT_FAILURES).for_each(|times| {
+            contacts.failed(node, now + CONTACT_REST * 40 * u32::from(times));
+        });
         assert!(contacts.get(node).is_none());
     }
 }

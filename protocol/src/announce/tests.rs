@@ -5,7 +5,8 @@ use super::providers::{ProviderLimits, Providers, Seconds, Sender};
 use super::*;
 use crate::limits::{
     ANCHOR_CHECK, ANCHOR_LIFE, ANNOUNCED_LIFE, DOUBTFUL_STAGGER, EXPLORE_AGAIN, HOLDER_STAGGER,
-    HOLDER_STAGGER_AT_MOST, LOOK_NODES, NOBODY_LIFE, REANNOUNCE, REPLICAS, SAVED_NEIGHBOURS,
+    HOLDER_STAGGER_AT_MOST, LOOK_NODES, NOBODY_LIFE, REANNOUNCE, REANNOUNCE_TO_NEWCOMERS, REPLICAS,
+    SAVED_NEIGHBOURS,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -352,6 +353,21 @@ fn the_dead_and_the_liars_do_not_hide_what_there_is() {
         }
         assert!(found >= 995, "{found} of 1000, with lies: {lies}");
     }
+}
+
+#[test]
+fn whoever_did_not_answer_is_told_later_where_there_are_few() {
+    let mut world = World::new(4);
+    world.nodes[3].dead = true;
+    world.hold(1, &items(64));
+    world.run_for(Duration::from_secs(20));
+    world.nodes[3].dead = false;
+    world.run_for(REANNOUNCE_TO_NEWCOMERS * 3);
+    let kept = world.nodes.iter().map(|node| node.providers.len());
+    assert_eq!(kept.collect::<Vec<_>>(), [64, 0, 64, 64]);
+    let messages = world.messages;
+    world.run_for(REANNOUNCE_TO_NEWCOMERS * 10);
+    assert_eq!(world.messages, messages, "once all have been told nothing is to be said");
 }
 
 #[test]

@@ -236,6 +236,11 @@ impl Walk {
         over
     }
 
+    /// Whether somebody didn't answer.
+    pub fn has_failures(&self) -> bool {
+        self.candidates.iter().any(|candidate| candidate.state == State::Failed)
+    }
+
     /// Who has answered, nearest first.
     pub fn who_answered(&self) -> BTreeSet<NodeId> {
         let answered = self.candidates.iter().filter(|c| c.state == State::Answered);

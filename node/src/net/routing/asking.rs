@@ -17,8 +17,14 @@ pub async fn ask(
     peer: PeerId,
     request: AnnounceRequest,
 ) -> Option<AnnounceReply> {
-    let asked = tokio::time::timeout(machine.timing.announce, exchange(machine, peer, request));
-    match asked.await {
+    let asked = async {
+        match exchange(machine, peer, &request).await {
+            // That was the connection's end: an idle one's, or that of one of two made at once.
+            Err(PeerError::Closed { .. }) => exchange(machine, peer, &request).await,
+            other => other,
+        }
+    };
+    match tokio::time::timeout(machine.timing.announce, asked).await {
         Ok(Ok(reply)) => Some(reply),
         Ok(Err(error)) => {
             tracing::debug!(%error, "discovery");
@@ -31,7 +37,7 @@ pub async fn ask(
 async fn exchange(
     machine: &Machine,
     peer: PeerId,
-    request: AnnounceRequest,
+    request: &AnnounceRequest,
 ) -> Result<AnnounceReply, PeerError> {
     let timing = &machine.timing;
     let mut stream = machine.control.open(peer, Protocol::Announce, timing.announce).await?;

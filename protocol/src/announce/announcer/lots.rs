@@ -55,6 +55,8 @@ pub struct Lot {
     /// How many nodes had become known when it was last announced as a whole, and when that was.
     pub arrivals: u64,
     pub announced: Time,
+    /// Somebody who should have been told last didn't answer.
+    pub missed: bool,
     /// When to see who is near, if nothing is announced before.
     pub explore_due: Time,
     /// Runs that reached nobody, one after another.
