@@ -117,3 +117,31 @@ pub enum Event {
     /// Somebody has made something that nobody had before.
     Novelty,
 }
+
+impl Event {
+    /// What happens to whom, in numbers.
+    #[must_use]
+    pub fn numbers(&self) -> (u8, u32, u32) {
+        match *self {
+            Self::Answer { walk, node, .. } => (1, walk.at, node),
+            Self::Silence { walk, node } => (2, walk.at, node),
+            Self::Met { node, other } => (3, node, other),
+            Self::Refresh { node } => (4, node, 0),
+            Self::Reply { letter } => (5, letter, 0),
+            Self::Failure { letter } => (6, letter, 0),
+            Self::Poll { node } => (7, node, 0),
+            Self::Come { node } => (8, node, 0),
+            Self::Go { node } => (9, node, 0),
+            Self::Want { node } => (10, node, 0),
+            Self::Holder { quest, node, answers, .. } => (11 + u8::from(answers), quest, node),
+            Self::Missed { node, other } => (13, node, other),
+            Self::Deadline { quest, turn } => (14, quest, turn),
+            Self::Probed { keeper, other, there } => (15 + u8::from(there), keeper, other),
+            Self::Begin => (17, 0, 0),
+            Self::Heal => (18, 0, 0),
+            Self::Wave { number } => (19, number, 0),
+            Self::Crave { node, item } => (20, node, item),
+            Self::Novelty => (21, 0, 0),
+        }
+    }
+}

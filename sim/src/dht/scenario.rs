@@ -57,6 +57,7 @@ fn calm(nodes: u32) -> Setup {
     Setup {
         nodes,
         arrival: HOUR / 6,
+        settled: false,
         warm_up: HOUR,
         measured: HOUR / 2,
         uniform: None,
@@ -241,8 +242,7 @@ pub const ALL: &[Scenario] = &[
         "a day of a hundred thousand nodes that come and go",
         100_000,
         |nodes| Setup {
-            // Not a crush of fifty thousand in ten minutes.
-            arrival: 3 * HOUR,
+            settled: true,
             warm_up: 4 * HOUR,
             measured: 20 * HOUR,
             items: 200_000,

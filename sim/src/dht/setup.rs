@@ -58,6 +58,8 @@ pub struct Setup {
     pub nodes: u32,
     /// Within how long all nodes come that aren't away at the beginning.
     pub arrival: Nanos,
+    /// Whether the network has existed for long, so that nodes know each other by earlier sessions.
+    pub settled: bool,
     /// How long everything goes on before anything is measured.
     pub warm_up: Nanos,
     /// How long is measured.

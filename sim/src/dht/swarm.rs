@@ -5,6 +5,7 @@
 
 mod coming;
 mod keeping;
+mod past;
 mod wanting;
 
 use super::asleep::Asleep;
@@ -24,6 +25,7 @@ use narswarm_protocol::announce::{
     Action, Bucket, Contact, Discovery, Message, NodeId as Peer, Position as Place, RequestId,
 };
 use narswarm_protocol::limits;
+use past::Lore;
 use wanting::Quest;
 
 /// A message of discovery on its way, whose fate is known.
@@ -52,8 +54,9 @@ struct Node {
     items: Vec<ItemId>,
     /// When it is polled next.
     poll_at: Nanos,
-    /// Another event for that is planned for this time: it has been put off, as something was to be done
-    /// before.
+    /// When the next event for that is: not later. When it comes too soon, it is put off.
+    alarm: Nanos,
+    /// Another event for that is planned for this time, as something was to be done before.
     put_off: Nanos,
     session: u32,
     /// Hours by which its day is ahead.
@@ -70,6 +73,7 @@ pub struct Swarm {
     agenda: Agenda<Event>,
     nodes: Vec<Node>,
     networks: Vec<u64>,
+    lore: Lore,
     catalogue: Catalogue,
     letters: Vec<Option<Letter>>,
     free_letters: Vec<u32>,
@@ -127,6 +131,7 @@ impl Swarm {
             asleep: None,
             items: Vec::new(),
             poll_at: Nanos::MAX,
+            alarm: Nanos::MAX,
             put_off: Nanos::MAX,
             session: 0,
             zone: 0,
@@ -140,6 +145,7 @@ impl Swarm {
             agenda: Agenda::default(),
             nodes: (0..count).map(node).collect(),
             networks,
+            lore: Lore::default(),
             catalogue,
             letters: Vec::new(),
             free_letters: Vec::new(),
@@ -187,27 +193,7 @@ impl Swarm {
     }
 
     fn note(&mut self, event: Event) {
-        let (kind, a, b): (u8, u32, u32) = match event {
-            Event::Answer { walk, node, .. } => (1, walk.at, node),
-            Event::Silence { walk, node } => (2, walk.at, node),
-            Event::Met { node, other } => (3, node, other),
-            Event::Refresh { node } => (4, node, 0),
-            Event::Reply { letter } => (5, letter, 0),
-            Event::Failure { letter } => (6, letter, 0),
-            Event::Poll { node } => (7, node, 0),
-            Event::Come { node } => (8, node, 0),
-            Event::Go { node } => (9, node, 0),
-            Event::Want { node } => (10, node, 0),
-            Event::Holder { quest, node, answers, .. } => (11 + u8::from(answers), quest, node),
-            Event::Missed { node, other } => (13, node, other),
-            Event::Deadline { quest, turn } => (14, quest, turn),
-            Event::Probed { keeper, other, there } => (15 + u8::from(there), keeper, other),
-            Event::Begin => (17, 0, 0),
-            Event::Heal => (18, 0, 0),
-            Event::Wave { number } => (19, number, 0),
-            Event::Crave { node, item } => (20, node, item),
-            Event::Novelty => (21, 0, 0),
-        };
+        let (kind, a, b) = event.numbers();
         self.tally.events += 1;
         let mut line = [0; 17];
         line[..8].copy_from_slice(&self.agenda.now().to_le_bytes());
@@ -244,9 +230,15 @@ impl Swarm {
             Event::Reply { letter } => self.replied(letter),
             Event::Failure { letter } => self.failed(letter),
             Event::Poll { node } => {
-                if self.nodes[node as usize].poll_at == self.agenda.now() {
-                    self.nodes[node as usize].poll_at = Nanos::MAX;
-                    self.poll(node);
+                let (now, this) = (self.agenda.now(), &mut self.nodes[node as usize]);
+                if this.alarm == now {
+                    this.alarm = Nanos::MAX;
+                    if this.poll_at <= now {
+                        self.poll(node);
+                    } else {
+                        let at = this.poll_at;
+                        self.plan_poll(node, at);
+                    }
                 }
             }
             Event::Come { node } => self.come(node),
@@ -332,21 +324,22 @@ impl Swarm {
         }
         let this = &mut self.nodes[node as usize];
         let Some(discovery) = &mut this.discovery else { return };
-        if let Some(at) = discovery.poll_timeout(time(now)) {
-            // A millisecond is as fine as the timers of production.
-            let at = nanos(at).max(now + crate::agenda::MILLI);
-            if at < this.poll_at || this.poll_at <= now {
-                self.plan_poll(node, at);
-            }
-        }
+        // A millisecond is as fine as the timers of production.
+        let at = discovery.poll_timeout(time(now));
+        let at = at.map_or(Nanos::MAX, |at| nanos(at).max(now + crate::agenda::MILLI));
+        self.plan_poll(node, at);
     }
 
-    /// Plans to ask a node's machine at a time before all that was planned for it.
+    /// Plans to ask a node's machine at this time, and not before.
     fn plan_poll(&mut self, node: NodeId, at: Nanos) {
         let now = self.agenda.now();
         let this = &mut self.nodes[node as usize];
-        let before = std::mem::replace(&mut this.poll_at, at);
-        if at == this.put_off {
+        this.poll_at = at;
+        if at >= this.alarm {
+            return;
+        }
+        let before = std::mem::replace(&mut this.alarm, at);
+        if at == this.put_off && at > now {
             return;
         }
         // What is planned for much later is what comes again when all that is sooner is done.
@@ -485,5 +478,26 @@ impl Swarm {
     fn serving(&self) -> usize {
         let links = &self.kad.links;
         links.online.iter().zip(&links.nat).filter(|(on, nat)| **on && **nat == Nat::Open).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dht::scenario::{Options, find};
+
+    #[test]
+    fn nobody_is_polled_too_late_or_never_again() {
+        let options = Options { nodes: Some(150), ..Options::default() };
+        let churn = find("churn").expect("it is there").setup(options);
+        let mut swarm = Swarm::new(churn, 3);
+        for minutes in 1..240 {
+            swarm.run_until(minutes * 60 * SECOND);
+            for node in swarm.nodes.iter().filter(|node| node.discovery.is_some()) {
+                assert!(node.alarm <= node.poll_at, "{node:?}");
+                assert!(node.alarm >= swarm.agenda.now(), "{node:?}");
+            }
+        }
+        assert!(swarm.tally.events > 10_000);
     }
 }

@@ -9,9 +9,8 @@ use crate::dht::links::{Nat, Nature};
 use crate::dht::population::Habit;
 use crate::dht::setup::{Befalls, HOUR, Setup, Wants};
 use crate::dht::table::{NodeId, Position};
-use crate::random::Chance;
 use narswarm_protocol::announce::providers::{ProviderLimits, Providers};
-use narswarm_protocol::announce::{Announced, Bucket, Discovery, DiscoveryConfig};
+use narswarm_protocol::announce::{Bucket, Discovery, DiscoveryConfig};
 use std::time::Duration;
 
 /// How many of a hundred sessions end in order; the others with the machine or its line.
@@ -84,6 +83,10 @@ impl Swarm {
             };
             self.agenda.at(when, Event::Come { node });
         }
+        if setup.settled {
+            self.lore = self.lore();
+            self.keep_the_past();
+        }
         self.agenda.at(setup.warm_up, Event::Begin);
     }
 
@@ -97,22 +100,20 @@ impl Swarm {
         };
         let mut discovery = Box::new(Discovery::new(config, time(now)));
         let wall = self.wall();
-        let Node { asleep, items, habit, providers, .. } = &mut self.nodes[node as usize];
-        if let Some(asleep) = asleep.take() {
-            let kept = Providers::from_snapshot(asleep.kept(), ProviderLimits::default(), wall);
-            // It keeps nothing: what it wrote down is nothing that can be read.
-            *providers = kept.ok().map(Box::new);
-            let (announced, away) = asleep.wake(now);
-            for near in announced.buckets.iter().flat_map(|bucket| &bucket.near) {
-                let node = near.0 as NodeId;
-                discovery.handle_contact(super::contact(&self.kad, &self.networks, node));
+        let (announced, away) = match self.nodes[node as usize].asleep.take() {
+            Some(asleep) => {
+                let kept = Providers::from_snapshot(asleep.kept(), ProviderLimits::default(), wall);
+                // It keeps nothing: what it wrote down is nothing that can be read.
+                self.nodes[node as usize].providers = kept.ok().map(Box::new);
+                asleep.wake(now)
             }
-            discovery.restore(&announced, away, time(now));
-        } else {
-            let mut chance = Chance::new(self.seed ^ u64::from(node), "presence");
-            let announced = Announced { presence: habit.past(&mut chance), ..Announced::default() };
-            discovery.restore(&announced, Duration::ZERO, time(now));
+            None => (self.past(node), Duration::from_nanos(now)),
+        };
+        for near in announced.buckets.iter().flat_map(|bucket| &bucket.near) {
+            discovery.handle_contact(self.contact(near.0 as NodeId));
         }
+        discovery.restore(&announced, away, time(now));
+        let Node { items, habit, .. } = &self.nodes[node as usize];
         for &item in items.iter() {
             discovery.handle_held(self.catalogue.key(item), 0, time(now));
         }
