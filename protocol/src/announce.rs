@@ -235,6 +235,11 @@ impl Discovery {
         self.announcer.forget_recalled(now);
     }
 
+    /// The computer has slept for so long, which isn't part of the times that this machine is given.
+    pub fn handle_slept(&mut self, span: Duration, now: Time) {
+        self.announcer.slept(span, now);
+    }
+
     /// How often [`Discovery::announced`] has changed, by more than by time passing.
     #[must_use]
     pub fn announced_changes(&self) -> u64 {

@@ -97,13 +97,24 @@ impl Announcer {
             }
             let Some(due) = due else { continue };
             let due = (*due).min(REANNOUNCE).saturating_sub(away);
-            // What fell due while the node was away is spread over some minutes.
-            let late = mix(self.seed, u64::from(bucket.number()), 1) % RESTART_SPREAD.as_secs();
-            let late = Duration::from_secs(late);
+            let late = lateness(self.seed, *bucket);
             lot.due = Some(now + due.max(late));
             // Nor do those begin all at once that have few keepers.
             lot.announced = now + late;
             lot.keepers = keepers.iter().copied().take(2 * REPLICAS).collect();
+        }
+    }
+
+    /// The computer has slept for so long, which the time given to this machine doesn't count.
+    pub fn slept(&mut self, span: Duration, now: Time) {
+        self.presence = self.presence(now).after(span, false);
+        self.began = now;
+        for bucket in Bucket::all() {
+            let late = lateness(self.seed, bucket);
+            let lot = self.lots.change(bucket);
+            let rest = lot.due.map(|due| due.since(now));
+            lot.due = rest.map(|rest| now + rest.saturating_sub(span).max(late.min(rest)));
+            lot.explore_due = now + lot.explore_due.since(now).saturating_sub(span);
         }
     }
 
@@ -436,6 +447,11 @@ fn is_turn(seed: u64, key: ItemKey, round: u64, level: u8) -> bool {
     low.copy_from_slice(&key.0[8..]);
     let phase = mix(seed, u64::from_be_bytes(low), 0);
     (round.wrapping_add(phase)).is_multiple_of(1 << level)
+}
+
+/// What fell due while the node was away is spread over some minutes.
+fn lateness(seed: u64, bucket: Bucket) -> Duration {
+    Duration::from_secs(mix(seed, u64::from(bucket.number()), 1) % RESTART_SPREAD.as_secs())
 }
 
 /// How long until a bucket is announced again. Not the same for all, so that a node which begins

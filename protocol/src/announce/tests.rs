@@ -6,7 +6,7 @@ use super::*;
 use crate::limits::{
     ANCHOR_CHECK, ANCHOR_LIFE, ANNOUNCED_LIFE, DOUBTFUL_STAGGER, EXPLORE_AGAIN, HOLDER_STAGGER,
     HOLDER_STAGGER_AT_MOST, LOOK_NODES, NOBODY_LIFE, REANNOUNCE, REANNOUNCE_TO_NEWCOMERS, REPLICAS,
-    SAVED_NEIGHBOURS,
+    RESTART_SPREAD, SAVED_NEIGHBOURS,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -419,6 +419,24 @@ fn a_restarted_node_does_not_say_everything_again() {
     assert_eq!(world.announces, before);
     world.run_for(REANNOUNCE);
     assert!(world.announces >= before + 64 * REPLICAS);
+}
+
+#[test]
+fn whoever_has_slept_announces_in_time_and_says_that_it_was_away() {
+    let mut world = World::new(60);
+    world.hold(4, &items(64));
+    world.run_for(Duration::from_secs(3600));
+    world.only = Some(4);
+    let (before, now) = (world.announces, world.now);
+    world.nodes[4].discovery.handle_slept(Duration::from_secs(3600), now);
+    world.run_for(RESTART_SPREAD);
+    assert_eq!(world.announces, before, "nothing is due yet");
+    let now = world.now;
+    let awake = world.nodes[4].discovery.announced(now).presence;
+    world.nodes[4].discovery.handle_slept(REANNOUNCE, now);
+    assert!(world.nodes[4].discovery.announced(now).presence.share() < awake.share());
+    world.run_for(RESTART_SPREAD + Duration::from_secs(30));
+    assert!(world.announces >= before + 64 * REPLICAS, "{} after {before}", world.announces);
 }
 
 #[test]

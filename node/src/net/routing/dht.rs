@@ -7,9 +7,10 @@
 
 mod restarts;
 mod searching;
+mod sleep;
 
 use super::guests::Guests;
-use super::keeper::{Keeper, encode, parse};
+use super::keeper::{Keeper, encode, parse, wall_clock};
 use super::{Provider, ProviderKey, Routing, RoutingError};
 use crate::net::book::{Book, Reach, is_plausible, reach};
 use crate::net::config::NetTiming;
@@ -22,6 +23,7 @@ use async_trait::async_trait;
 use futures::AsyncWriteExt as _;
 use libp2p::{Multiaddr, PeerId};
 use lru::LruCache;
+use narswarm_protocol::announce::providers::Seconds;
 use narswarm_protocol::announce::{
     Action, Bucket, Contact, Discovery, DiscoveryConfig, ItemKey, Message, NodeId, Position,
     ProviderHint, Reply, RequestId, SearchId, Share,
@@ -31,6 +33,7 @@ use narswarm_protocol::limits::{MAX_CONTACTS, MAX_PROVIDER_RECORDS_PER_PEER};
 use narswarm_protocol::wire::announce::{AnnounceReply, AnnounceRequest, NamedPeer};
 use parking_lot::Mutex;
 use searching::Search;
+use sleep::Sleep;
 use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -75,6 +78,7 @@ struct State {
     next_search: u64,
     /// Where others were told that this node is reached.
     told: Option<Vec<Vec<u8>>>,
+    sleep: Sleep,
 }
 
 /// See the module.
@@ -82,6 +86,8 @@ pub struct Machine {
     local: PeerId,
     state: Mutex<State>,
     started: Instant,
+    /// The same on the wall clock.
+    started_at: Seconds,
     wake: Notify,
     /// Whether announcements wait.
     holds_back: AtomicBool,
@@ -113,11 +119,13 @@ impl Machine {
             searches: HashMap::new(),
             next_search: 0,
             told: None,
+            sleep: Sleep::default(),
         };
         Self {
             local,
             state: Mutex::new(state),
             started: Instant::now(),
+            started_at: wall_clock(),
             wake: Notify::new(),
             holds_back: AtomicBool::new(false),
             guests: Guests::new(control.clone()),
@@ -132,6 +140,16 @@ impl Machine {
 
     fn now(&self) -> Time {
         Time(self.started.elapsed())
+    }
+
+    /// Sees whether the computer has slept.
+    fn note_sleep(&self) {
+        let wall = Duration::from_secs(wall_clock().0.saturating_sub(self.started_at.0));
+        let (mut state, now) = (self.state.lock(), self.now());
+        if let Some(slept) = state.sleep.since(wall, now.0) {
+            tracing::debug!(seconds = slept.as_secs(), "this computer has slept");
+            state.discovery.handle_slept(slept, now);
+        }
     }
 
     /// What is done there is followed up at once.
@@ -365,6 +383,7 @@ pub async fn drive(machine: Arc<Machine>) {
             () = tokio::time::sleep(timeout) => {}
             _ = tick.tick() => {
                 machine.end_searches();
+                machine.note_sleep();
                 for (peer, addresses) in machine.keeper.tend() {
                     probe(&machine, peer, addresses);
                 }
