@@ -8,8 +8,23 @@ pub(super) struct Place {
     pub position: Position,
     /// Where it is in its owner's list.
     pub at: u32,
-    /// Kept here, so that whoever goes through many needn't look at each.
+    /// What is asked of many nodes at once is kept here, so that they needn't be looked at: they lie all
+    /// over the memory. Which network it is in, shortened.
+    pub network: NetworkTag,
     pub standing: Standing,
+    /// There is a connection to it.
+    pub connected: bool,
+}
+
+/// Sixteen bits of a network's number: of those who move to another, one in 65,536 isn't seen to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NetworkTag(u16);
+
+impl NetworkTag {
+    pub fn of(network: Option<u64>) -> Self {
+        // The leading bits of a product depend on all bits of its factors: 2^64 by the golden ratio.
+        Self(network.map_or(0, |number| (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as u16))
+    }
 }
 
 /// What came of asking a node.

@@ -4,7 +4,7 @@
 //! Kademlia's table knows a few nodes everywhere; this remembers, beyond that, the neighbourhood
 //! of every bucket from one lookup to the next, so that most lookups take one step.
 
-use super::by_distance::{ByDistance, Place, Standing};
+use super::by_distance::{ByDistance, NetworkTag, Place, Standing};
 use super::mix;
 use super::place::{BUCKETS, Bucket, Contact, NodeId, Position};
 use crate::fetch::Time;
@@ -160,7 +160,12 @@ impl Contacts {
 
     /// Somebody speaks of a node.
     pub(super) fn hear_of(&mut self, contact: Contact) {
-        // Those that are named together stand together, so this looks at little memory.
+        // Those that are named together stand together, so this looks at little memory; and most are known.
+        let network = NetworkTag::of(contact.network);
+        let there = self.find(contact.position);
+        if there.is_some_and(|there| contact.network.is_none() || there.network == network) {
+            return;
+        }
         let place = self.place(&contact);
         let there = self.places.get(place).filter(|there| there.position == contact.position);
         let known = there.map(|there| &mut self.nodes[there.at as usize]);
@@ -168,11 +173,12 @@ impl Contacts {
             // Positions don't change, networks may.
             if contact.network.is_some() && contact.network != known.contact.network {
                 known.contact.network = contact.network;
+                self.places[place].network = network;
                 self.changed(contact.position, |_| true);
             }
             return;
         }
-        let nearness = nearness(contact.position);
+        let nearness = contact.position.nearness();
         if self.len() >= self.limit {
             let Some(&(farthest, node)) = self.nearness.last() else { return };
             if farthest <= nearness {
@@ -204,7 +210,8 @@ impl Contacts {
         }
         let place = self.place(&contact);
         self.changed(contact.position, |vicinity| vicinity.is_whole);
-        let new = Place { position: contact.position, at, standing: Standing::New };
+        let (position, standing, connected) = (contact.position, Standing::New, false);
+        let new = Place { position, at, network, standing, connected };
         self.places.insert(place, new);
         let place = self.nearness.partition_point(|other| *other < (nearness, contact.node));
         self.nearness.insert(place, (nearness, contact.node));
@@ -217,6 +224,20 @@ impl Contacts {
         self.nodes.reserve_exact(more);
         self.places.reserve_exact(more);
         self.nearness.reserve_exact(more);
+    }
+
+    /// What is kept of whoever is at this position. That another is there too has a chance of one in
+    /// 2^64 for each two: it would count as the same.
+    fn find(&self, position: Position) -> Option<&Place> {
+        let at = self.places.partition_point(|place| place.position < position);
+        self.places.get(at).filter(|place| place.position == position)
+    }
+
+    /// Whether whoever is at this position is connected, and whether it has answered, and not failed
+    /// since.
+    pub(super) fn standing(&self, position: Position) -> (bool, bool) {
+        let place = self.find(position);
+        place.map_or((false, false), |at| (at.connected, at.standing == Standing::Proven))
     }
 
     /// Where among the places a contact is, or would be.
@@ -235,7 +256,7 @@ impl Contacts {
         let place = self.place(&contact);
         self.places.remove(place);
         self.changed(contact.position, |_| true);
-        if let Ok(place) = self.nearness.binary_search(&(nearness(contact.position), node)) {
+        if let Ok(place) = self.nearness.binary_search(&(contact.position.nearness(), node)) {
             self.nearness.remove(place);
         }
         self.free.extend(self.index.remove(&node));
@@ -244,7 +265,10 @@ impl Contacts {
     pub(super) fn connected(&mut self, node: NodeId, connected: bool) {
         if let Some(known) = self.get_mut(node) {
             known.connected = connected;
-            if connected {
+            let contact = known.contact;
+            let place = self.place(&contact);
+            self.places[place].connected = connected;
+            if let Some(known) = self.get_mut(node).filter(|_| connected) {
                 known.rests_until = Time::default();
                 self.set_standing(node, Standing::Proven);
             }
@@ -471,12 +495,6 @@ impl Contacts {
     }
 }
 
-/// How near a place is to the nearest meeting point.
-fn nearness(position: Position) -> u64 {
-    let points = Bucket::positions().iter();
-    points.map(|point| point.distance(position)).min().unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -552,7 +570,7 @@ mod tests {
         /// Whatever happens, what is told is what would be seen by looking.
         #[test]
         fn a_vicinity_is_never_out_of_date(
-            steps in proptest::collection::vec((0_u64..300, 0_u8..6), 1..200),
+            steps in proptest::collection::vec((0_u64..300, 0_u8..7), 1..200),
         ) {
             let (mut contacts, now) = (contacts(60, 250), Time::default());
             let bucket = Bucket::all().next().expect("a bucket");
@@ -561,7 +579,7 @@ mod tests {
                 match what {
                     0 => contacts.failed(node, now),
                     1 => contacts.forget(node),
-                    2 => contacts.connected(node, true),
+                    2 | 4 => contacts.connected(node, what == 2),
                     3 => contacts.hear_of(Contact { network: Some(what.into()), ..contact(number) }),
                     _ => {
                         contacts.hear_of(contact(number));
@@ -571,6 +589,8 @@ mod tests {
                 let told = contacts.near(bucket, 5, 0, now);
                 contacts.vicinities.clear();
                 prop_assert_eq!(told, contacts.near(bucket, 5, 0, now));
+                let known = contacts.get(node).map_or((false, false), |k| (k.connected, k.proven));
+                prop_assert_eq!(contacts.standing(contact(number).position), known);
             }
         }
     }

@@ -128,6 +128,12 @@ impl Position {
         Self(u64::from_be_bytes(leading))
     }
 
+    /// How near the nearest meeting point is.
+    pub(super) fn nearness(self) -> u64 {
+        let points = Bucket::positions().iter();
+        points.map(|point| point.distance(self)).min().unwrap_or(u64::MAX)
+    }
+
     /// How far apart two places are.
     #[must_use]
     pub fn distance(self, other: Self) -> u64 {

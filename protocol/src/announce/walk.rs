@@ -100,7 +100,7 @@ impl Walk {
         let Contact { node, network, position } = contact;
         let distance = position.distance(self.target);
         if let Err(place) = self.place(distance, node) {
-            let proven = contacts.get(node).is_some_and(|known| known.proven);
+            let (_, proven) = contacts.standing(position);
             let candidate = Candidate { distance, node, network, proven, state: State::New };
             self.candidates.insert(place, candidate);
             (self.frontier, self.exhausted) = (None, false);
@@ -172,9 +172,7 @@ impl Walk {
         let fresh = frontier.iter().map(|at| usize::from(*at));
         let fresh = fresh.filter(|at| candidates[*at].state == State::New).min_by_key(|at| {
             let Candidate { distance, node, .. } = candidates[*at];
-            let known = contacts.get(node);
-            let connected = known.is_some_and(|known| known.connected);
-            let proven = known.is_some_and(|known| known.proven);
+            let (connected, proven) = contacts.standing(Position(distance ^ self.target.0));
             (!connected, !proven, distance, node)
         });
         self.frontier = Some(frontier);
