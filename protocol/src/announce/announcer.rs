@@ -17,8 +17,8 @@ use crate::fetch::Time;
 use crate::limits::{
     ANNOUNCE_BURST, ANNOUNCE_RETRY, ANNOUNCE_TOKEN_EVERY, EXPLORE_AGAIN, FEW_PROVIDERS,
     GATHER_NEW_ITEMS, LOOK_NODES, MANY_PROVIDERS, MAX_ANNOUNCE_RETRY, MAX_ANNOUNCED_KEYS,
-    MAX_BUCKETS_AT_ONCE, MAX_THINNING, MIN_REANNOUNCE, PARALLEL_ANNOUNCES, REANNOUNCE,
-    REANNOUNCE_TO_NEWCOMERS, REPLICAS, RESTART_SPREAD, SAVED_NEIGHBOURS,
+    MAX_BUCKETS_AT_ONCE, MAX_THINNING, MIN_REANNOUNCE, PARALLEL_ANNOUNCES, REANNOUNCE, REPLICAS,
+    RESTART_SPREAD, SAVED_NEIGHBOURS,
 };
 use lots::{Lot, Lots, Run};
 use std::collections::{BTreeMap, VecDeque};
@@ -307,10 +307,8 @@ impl Announcer {
         let lot = self.lots.get(bucket);
         // A bucket that has fewer keepers than it should gets another when one has come, or when one may
         // answer that didn't.
-        let starved = lot.due.is_some()
-            && lot.keepers.len() < REPLICAS
-            && (lot.missed || lot.arrivals != contacts.arrivals())
-            && now.since(lot.announced) >= REANNOUNCE_TO_NEWCOMERS;
+        let starved = lot.newcomers().is_some_and(|at| at <= now)
+            && (lot.missed || lot.arrivals != contacts.arrivals());
         let whole = starved || lot.due.is_some_and(|due| due <= now);
         let fresh = !lot.fresh.is_empty() && lot.fresh_due <= now && self.tokens > 0;
         let explore = self.explores && lot.explore_due <= now;
@@ -386,7 +384,6 @@ impl Announcer {
             return;
         }
         lot.failures = 0;
-        lot.missed = run.walk.has_failures();
         self.changes += 1;
         if run.whole {
             lot.keepers = keepers;
@@ -400,6 +397,7 @@ impl Announcer {
             }
         }
         if run.whole || lot.due.is_none() {
+            lot.note_whole(run.walk.has_failures());
             lot.round += 1;
             lot.announced = now;
             lot.due = Some(now + interval(self.seed, bucket, lot.round));

@@ -5,8 +5,8 @@ use super::providers::{ProviderLimits, Providers, Seconds, Sender};
 use super::*;
 use crate::limits::{
     ANCHOR_CHECK, ANCHOR_LIFE, ANNOUNCED_LIFE, DOUBTFUL_STAGGER, EXPLORE_AGAIN, HOLDER_STAGGER,
-    HOLDER_STAGGER_AT_MOST, LOOK_NODES, NOBODY_LIFE, REANNOUNCE, REANNOUNCE_TO_NEWCOMERS, REPLICAS,
-    RESTART_SPREAD, SAVED_NEIGHBOURS,
+    HOLDER_STAGGER_AT_MOST, LOOK_NODES, NEWCOMER_DOUBLINGS, NOBODY_LIFE, REANNOUNCE,
+    REANNOUNCE_TO_NEWCOMERS, REPLICAS, RESTART_SPREAD, SAVED_NEIGHBOURS,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -362,11 +362,12 @@ fn whoever_did_not_answer_is_told_later_where_there_are_few() {
     world.hold(1, &items(64));
     world.run_for(Duration::from_secs(20));
     world.nodes[3].dead = false;
-    world.run_for(REANNOUNCE_TO_NEWCOMERS * 3);
+    world.run_for(REANNOUNCE_TO_NEWCOMERS * 100);
     let kept = world.nodes.iter().map(|node| node.providers.len());
     assert_eq!(kept.collect::<Vec<_>>(), [64, 0, 64, 64]);
+    world.run_for(REANNOUNCE_TO_NEWCOMERS * (4 << NEWCOMER_DOUBLINGS));
     let messages = world.messages;
-    world.run_for(REANNOUNCE_TO_NEWCOMERS * 10);
+    world.run_for(Duration::from_secs(4 * 3600));
     assert_eq!(world.messages, messages, "once all have been told nothing is to be said");
 }
 

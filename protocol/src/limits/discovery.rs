@@ -35,9 +35,12 @@ pub const MAX_ANNOUNCED_PEERS: usize = 64 * (2 * REPLICAS + SAVED_NEIGHBOURS);
 /// interfaces and relays, on two transports each.
 pub const MAX_SAVED_OWN_ADDRESSES: usize = 32;
 
-/// How often at most a bucket that has too few keepers is announced to nodes that have come since, or
-/// that didn't answer: they rest for a minute.
-pub const REANNOUNCE_TO_NEWCOMERS: std::time::Duration = std::time::Duration::from_secs(90);
+/// How long after an announcement a bucket that has too few keepers is announced to nodes that have come
+/// since, or didn't answer: soon, as where there are few they often start together; doubled each time, ...
+pub const REANNOUNCE_TO_NEWCOMERS: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// ... so often: four minutes at last, where whoever didn't answer has rested for one.
+pub const NEWCOMER_DOUBLINGS: u32 = 7;
 
 /// How long new items are gathered before they are announced: others are to find them within two
 /// seconds.

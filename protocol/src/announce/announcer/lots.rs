@@ -9,7 +9,8 @@ use super::super::place::{BUCKETS, Bucket, ItemKey, NodeId};
 use super::super::walk::Walk;
 use crate::fetch::Time;
 use crate::limits::{
-    EXPLORE_PAUSE, GATHER_WITHDRAWN_ITEMS, LOOK_NODES, REANNOUNCE_TO_NEWCOMERS, REPLICAS,
+    EXPLORE_PAUSE, GATHER_WITHDRAWN_ITEMS, LOOK_NODES, NEWCOMER_DOUBLINGS, REANNOUNCE_TO_NEWCOMERS,
+    REPLICAS,
 };
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -55,8 +56,10 @@ pub struct Lot {
     /// How many nodes had become known when it was last announced as a whole, and when that was.
     pub arrivals: u64,
     pub announced: Time,
-    /// Somebody who should have been told last didn't answer.
+    /// Somebody who should have been told lately didn't answer.
     pub missed: bool,
+    /// How often it was announced in a row since it has too few keepers.
+    pub starved: u32,
     /// When to see who is near, if nothing is announced before.
     pub explore_due: Time,
     /// Runs that reached nobody, one after another.
@@ -92,9 +95,20 @@ impl Lot {
     }
 
     /// From when on it is announced to newcomers, if it has too few keepers.
-    fn newcomers(&self) -> Option<Time> {
+    pub fn newcomers(&self) -> Option<Time> {
         let starved = self.due.is_some() && self.keepers.len() < REPLICAS;
-        starved.then_some(self.announced + REANNOUNCE_TO_NEWCOMERS)
+        let pause = REANNOUNCE_TO_NEWCOMERS * (1 << self.starved.min(NEWCOMER_DOUBLINGS));
+        starved.then_some(self.announced + pause)
+    }
+
+    /// It was announced as a whole; `failed`: somebody didn't answer.
+    pub fn note_whole(&mut self, failed: bool) {
+        let again = self.missed && self.starved < NEWCOMER_DOUBLINGS;
+        (self.missed, self.starved) = if self.keepers.len() < REPLICAS {
+            (failed || again, (self.starved + 1).min(NEWCOMER_DOUBLINGS))
+        } else {
+            (false, 0)
+        };
     }
 }
 
