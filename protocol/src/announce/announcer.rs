@@ -17,8 +17,8 @@ use crate::fetch::Time;
 use crate::limits::{
     ANNOUNCE_BURST, ANNOUNCE_RETRY, ANNOUNCE_TOKEN_EVERY, EXPLORE_AGAIN, FEW_PROVIDERS,
     GATHER_NEW_ITEMS, LOOK_NODES, MANY_PROVIDERS, MAX_ANNOUNCE_RETRY, MAX_ANNOUNCED_KEYS,
-    MAX_BUCKETS_AT_ONCE, MAX_THINNING, MIN_REANNOUNCE, PARALLEL_ANNOUNCES, REANNOUNCE, REPLICAS,
-    RESTART_SPREAD, SAVED_NEIGHBOURS,
+    MAX_BUCKETS_AT_ONCE, MAX_THINNING, MIN_REANNOUNCE, NEWCOMER_DOUBLINGS, PARALLEL_ANNOUNCES,
+    REANNOUNCE, REPLICAS, RESTART_SPREAD, SAVED_NEIGHBOURS,
 };
 use lots::{Lot, Lots, Run};
 use std::collections::{BTreeMap, VecDeque};
@@ -99,8 +99,9 @@ impl Announcer {
             let due = (*due).min(REANNOUNCE).saturating_sub(away);
             let late = lateness(self.seed, *bucket);
             lot.due = Some(now + due.max(late));
-            // Nor do those begin all at once that have few keepers.
+            // Nor do those begin all at once that have few keepers, nor soon.
             lot.announced = now + late;
+            lot.starved = NEWCOMER_DOUBLINGS;
             lot.keepers = keepers.iter().copied().take(2 * REPLICAS).collect();
         }
     }
