@@ -35,7 +35,7 @@ pub const MAX_ANNOUNCED_PEERS: usize = 64 * (2 * REPLICAS + SAVED_NEIGHBOURS);
 /// interfaces and relays, on two transports each.
 pub const MAX_SAVED_OWN_ADDRESSES: usize = 32;
 
-/// How long after an announcement a bucket that has too few keepers is announced to nodes that have come
+/// Twice this after an announcement a bucket that has too few keepers is announced to nodes that have come
 /// since, or didn't answer: soon, as where there are few they often start together; doubled each time, ...
 pub const REANNOUNCE_TO_NEWCOMERS: std::time::Duration = std::time::Duration::from_secs(2);
 
