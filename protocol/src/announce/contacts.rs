@@ -4,24 +4,19 @@
 //! Kademlia's table knows a few nodes everywhere; this remembers, beyond that, the neighbourhood
 //! of every bucket from one lookup to the next, so that most lookups take one step.
 
+mod density;
+
 use super::by_distance::{ByDistance, NetworkTag, Place, Standing};
 use super::mix;
-use super::place::{BUCKETS, Bucket, Contact, NodeId, Position};
+use super::place::{Bucket, Contact, NodeId, Position};
 use crate::fetch::Time;
 use crate::limits::{
     CONTACT_REST, CROWDED_FACTOR, MAX_CONTACT_FAILURES, MAX_WALK_NODES, REPLICAS, UNKNOWN_LATENCY,
 };
+use density::{Density, Knowledge, size_by_radius};
 use hashbrown::HashMap;
 use rustc_hash::FxBuildHasher;
 use std::time::Duration;
-
-/// How long the estimate of the network's density is used before it is made anew.
-/// Networks grow and shrink over hours, and nodes wait a day for a neighbourhood to be walked to again.
-const DENSITY_LIFE: Duration = Duration::from_secs(3600);
-
-/// So many neighbourhoods have to be known for an estimate: as many as nobody can crowd around
-/// unnoticed, as the median counts.
-const LEAST_EXPLORED: usize = 8;
 
 /// How long a vicinity in which nothing has changed is told without looking: where it is crowded
 /// depends on the density, which changes slowly.
@@ -57,16 +52,6 @@ pub(super) struct Known {
 /// A time of less than four seconds in nanoseconds; longer round trips count as that.
 type Nanos = std::num::NonZeroU32;
 
-/// The distance within which [`REPLICAS`] nodes are to be expected, as it was estimated.
-#[derive(Debug)]
-struct Density {
-    at: Time,
-    radius: u64,
-    /// How many neighbourhoods were known by then, and how many nodes had become known.
-    explored: usize,
-    arrivals: u64,
-}
-
 /// Who is near a meeting point: a keeper is asked for the same again and again. Forgotten when
 /// somebody within its reach changes.
 #[derive(Debug)]
@@ -98,12 +83,7 @@ pub struct Contacts {
     /// All of `nodes`, by how near they are to the nearest meeting point: the farthest is the
     /// first to be forgotten.
     nearness: Vec<(u64, NodeId)>,
-    /// Meeting points whose neighbourhood has been walked to, and how many those are.
-    explored: [bool; BUCKETS],
-    explored_count: usize,
-    density: Option<Density>,
-    /// What [`Contacts::usual_radius`] was in an earlier run: good enough until enough is known.
-    recalled_radius: u64,
+    density: Density,
     /// What round trips usually take, as far as they were measured.
     usual_rtt: Option<Duration>,
     /// How often a node has become known.
@@ -123,10 +103,7 @@ impl Contacts {
             index: HashMap::default(),
             places: Vec::new(),
             nearness: Vec::new(),
-            explored: [false; BUCKETS],
-            explored_count: 0,
-            density: None,
-            recalled_radius: u64::MAX,
+            density: Density::default(),
             usual_rtt: None,
             arrivals: 0,
             vicinities: Vec::new(),
@@ -362,25 +339,23 @@ impl Contacts {
 
     /// A walk has come to its end at this meeting point.
     pub(super) fn explored(&mut self, bucket: Bucket) {
-        let explored = &mut self.explored[usize::from(bucket.number())];
-        self.explored_count += usize::from(!*explored);
-        *explored = true;
+        self.density.explored(bucket);
     }
 
     /// Whether so few neighbourhoods are known that it can't be told whether one is crowded, while
     /// there are others to get to know.
     pub(super) fn is_new_here(&self) -> bool {
-        self.explored_count < LEAST_EXPLORED && self.recalled_radius == u64::MAX
+        self.density.is_unknown()
     }
 
     /// How dense the network was lately, as far as is known: see [`Contacts::usual_radius`].
     pub(super) fn last_radius(&self) -> u64 {
-        self.density.as_ref().map_or(self.recalled_radius, |density| density.radius)
+        self.density.last_radius()
     }
 
     /// How dense it was when an earlier run of this node ended.
     pub(super) fn recall_radius(&mut self, radius: u64) {
-        self.recalled_radius = radius;
+        self.density.recall(radius);
     }
 
     /// Nodes near a meeting point that have answered lately, `count` at most. Where it is crowded, any
@@ -452,46 +427,26 @@ impl Contacts {
         sound.map(|place| self.nodes[place.at as usize].contact.node).collect()
     }
 
-    /// The distance within which [`REPLICAS`] nodes are to be expected anywhere: the median over
-    /// the meeting points that were walked to, which whoever crowds around one of them hardly
-    /// moves. While few were, what it was in an earlier run, or else everywhere.
+    /// The distance within which [`REPLICAS`] nodes are to be expected anywhere: see
+    /// [`Density::radius`].
     pub(super) fn usual_radius(&mut self, now: Time) -> u64 {
-        let explored = self.explored_count;
-        if explored < LEAST_EXPLORED {
-            return self.recalled_radius;
-        }
-        // Made anew when some more are known, not with each.
-        let fresh = |density: &&Density| {
-            explored <= density.explored * 5 / 4
-                && self.arrivals - density.arrivals <= self.len() as u64 / 4
-                && now.since(density.at) < DENSITY_LIFE
-        };
-        if let Some(density) = self.density.as_ref().filter(fresh) {
-            return density.radius;
+        let known = Knowledge { nodes: self.len(), arrivals: self.arrivals, at: now };
+        if let Some(radius) = self.density.radius(&known) {
+            return radius;
         }
         let radius = |bucket: Bucket| {
             let target = bucket.position();
             let farthest = self.awake(target, now).nth(REPLICAS - 1);
             farthest.map_or(u64::MAX, |place| place.position.distance(target))
         };
-        let explored_ones = Bucket::all().zip(self.explored).filter(|(_, explored)| *explored);
-        let mut radii: Vec<u64> = explored_ones.map(|(bucket, _)| radius(bucket)).collect();
-        let middle = radii.len() / 2;
-        let (_, &mut radius, _) = radii.select_nth_unstable(middle);
-        self.density = Some(Density { at: now, radius, explored, arrivals: self.arrivals });
-        radius
+        let radii = self.density.explored_ones().map(radius).collect();
+        self.density.estimate(radii, known)
     }
 
     /// How many nodes that answer others the network has, by how dense those known are.
     #[must_use]
     pub fn network_size(&mut self, now: Time) -> u64 {
-        let radius = self.usual_radius(now);
-        if radius == u64::MAX {
-            return self.len() as u64;
-        }
-        // `radius` is where the REPLICAS-th of n nodes is expected: n = REPLICAS · 2^64 / radius.
-        let size = (REPLICAS as u128) << 64;
-        u64::try_from(size / u128::from(radius.max(1))).unwrap_or(u64::MAX)
+        size_by_radius(self.usual_radius(now)).unwrap_or(self.len() as u64)
     }
 }
 
