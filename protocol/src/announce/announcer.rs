@@ -94,6 +94,7 @@ impl Announcer {
                 // others.
                 let look = (*look).min(EXPLORE_AGAIN).saturating_sub(away);
                 lot.explore_due = lot.explore_due.max(now + look);
+                lot.explored = true;
             }
             let Some(due) = due else { continue };
             let due = (*due).min(REANNOUNCE).saturating_sub(away);
@@ -264,7 +265,7 @@ impl Announcer {
             let Some(bucket) = Bucket::new(self.scouted as u8) else { break };
             self.scouted += 1;
             if !self.lots.runs(bucket) {
-                self.lots.start(bucket, Run::explore(bucket, contacts, now));
+                self.lots.start(bucket, Run::explore(bucket, false, contacts, now));
                 *running += 1;
             }
         }
@@ -314,8 +315,9 @@ impl Announcer {
         let fresh = !lot.fresh.is_empty() && lot.fresh_due <= now && self.tokens > 0;
         let explore = self.explores && lot.explore_due <= now;
         if !whole && !fresh {
-            if explore {
-                self.lots.start(bucket, Run::explore(bucket, contacts, now));
+            if explore && lot.explores().is_some() {
+                let run = Run::explore(bucket, lot.explored, contacts, now);
+                self.lots.start(bucket, run);
             }
             return;
         }
@@ -332,6 +334,10 @@ impl Announcer {
             // Nothing is held, or all of it is thinned out this time.
             lot.round += 1;
             lot.due = Some(now + interval(self.seed, bucket, lot.round));
+            if explore {
+                let run = Run::explore(bucket, lot.explored, contacts, now);
+                self.lots.start(bucket, run);
+            }
             return;
         }
         for key in &keys {
@@ -361,6 +367,7 @@ impl Announcer {
         let keepers = run.walk.who_answered();
         if !keepers.is_empty() {
             contacts.explored(bucket);
+            lot.explored = true;
         }
         lot.explore_due = now + EXPLORE_AGAIN;
         if run.keys.is_empty() {

@@ -5,8 +5,8 @@ use super::providers::{ProviderLimits, Providers, Seconds, Sender};
 use super::*;
 use crate::limits::{
     ANCHOR_CHECK, ANCHOR_LIFE, ANNOUNCED_LIFE, DOUBTFUL_STAGGER, EXPLORE_AGAIN, HOLDER_STAGGER,
-    HOLDER_STAGGER_AT_MOST, LOOK_NODES, NEWCOMER_DOUBLINGS, NOBODY_LIFE, REANNOUNCE,
-    REANNOUNCE_TO_NEWCOMERS, REPLICAS, RESTART_SPREAD, SAVED_NEIGHBOURS,
+    HOLDER_STAGGER_AT_MOST, LOOK_AGAIN_NODES, LOOK_NODES, NEWCOMER_DOUBLINGS, NOBODY_LIFE,
+    REANNOUNCE, REANNOUNCE_TO_NEWCOMERS, REPLICAS, RESTART_SPREAD, SAVED_NEIGHBOURS,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -495,7 +495,27 @@ fn a_restarted_node_knows_who_is_near_without_looking() {
     let (found, took) = world.search(1, &items(1));
     assert!(found.len() == 1 && took[0] <= HOP * 2, "{found:?} after {took:?}");
     world.run_for(EXPLORE_AGAIN / 3);
-    assert!(world.messages - before > 64 * LOOK_NODES, "in time it looks again");
+    assert!(world.messages - before >= 64 * LOOK_AGAIN_NODES, "in time it looks again");
+}
+
+#[test]
+fn nobody_looks_around_where_something_is_announced_in_any_case() {
+    let messages_of_a_round = |explores| {
+        let mut world = World::new(200);
+        let config = DiscoveryConfig { seed: 1, max_contacts: 2048, explores };
+        let mut discovery = Discovery::new(config, world.now);
+        (0..200).filter(|n| *n != 1).for_each(|n| discovery.handle_contact(contact(n)));
+        world.nodes[1].discovery = discovery;
+        world.hold(1, &items(1000));
+        world.run_for(Duration::from_secs(60));
+        world.only = Some(1);
+        let before = world.messages;
+        world.run_for(EXPLORE_AGAIN * 2);
+        world.messages - before
+    };
+    let (announcing, exploring) = (messages_of_a_round(false), messages_of_a_round(true));
+    assert!(announcing >= 64 * REPLICAS, "{announcing}");
+    assert!(exploring <= announcing * 21 / 20, "{announcing}, {exploring}");
 }
 
 #[test]

@@ -10,6 +10,10 @@ pub const REPLICAS: usize = 8;
 /// known yet.
 pub const LOOK_NODES: usize = 3;
 
+/// The same where it was known before, and nothing is announced: whoever is asked later names those that
+/// it knows to be nearer.
+pub const LOOK_AGAIN_NODES: usize = 2;
+
 /// How long an announcement is remembered: longer than [`REANNOUNCE`] by half a day, so that a node
 /// that was off over night is still known in the morning.
 pub const ANNOUNCED_LIFE: std::time::Duration = std::time::Duration::from_secs(48 * 3600);
@@ -77,11 +81,12 @@ pub const FEW_PROVIDERS: u8 = 8;
 pub const MAX_THINNING: u8 = 6;
 
 /// How long a node that has just begun pauses between looking who is near one meeting point and the
-/// next, and when it looks again where it has had nothing to announce meanwhile, this run or a later
-/// one: so that searches know whom to ask. Some 300 messages for all.
+/// next, and when it looks again where it has nothing to announce, this run or a later one: so that
+/// searches know whom to ask. Some 250 messages for all, as half of those known a day ago are gone.
+/// As long as [`REANNOUNCE`], so that neither makes the other come too soon.
 pub const EXPLORE_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 /// See [`EXPLORE_PAUSE`].
-pub const EXPLORE_AGAIN: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+pub const EXPLORE_AGAIN: std::time::Duration = std::time::Duration::from_secs(36 * 3600);
 
 /// The first and the longest pause after an announcement that reached nobody.
 pub const ANNOUNCE_RETRY: std::time::Duration = std::time::Duration::from_secs(5);

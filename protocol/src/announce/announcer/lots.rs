@@ -9,8 +9,8 @@ use super::super::place::{BUCKETS, Bucket, ItemKey, NodeId};
 use super::super::walk::Walk;
 use crate::fetch::Time;
 use crate::limits::{
-    EXPLORE_PAUSE, GATHER_WITHDRAWN_ITEMS, LOOK_NODES, NEWCOMER_DOUBLINGS, REANNOUNCE_TO_NEWCOMERS,
-    REPLICAS,
+    EXPLORE_PAUSE, GATHER_WITHDRAWN_ITEMS, LOOK_AGAIN_NODES, LOOK_NODES, NEWCOMER_DOUBLINGS,
+    REANNOUNCE_TO_NEWCOMERS, REPLICAS,
 };
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -60,8 +60,10 @@ pub struct Lot {
     pub missed: bool,
     /// How often it was announced in a row since it has too few keepers.
     pub starved: u32,
-    /// When to see who is near, if nothing is announced before.
+    /// When to see who is near, unless something is announced, which shows that as well.
     pub explore_due: Time,
+    /// Who is near was seen before, in this run or an earlier one.
+    pub explored: bool,
     /// Runs that reached nobody, one after another.
     pub failures: u32,
     pub run: Option<Box<Run>>,
@@ -80,7 +82,7 @@ impl Lot {
     fn ready(&self, explores: bool) -> u64 {
         let fresh = (!self.fresh.is_empty()).then_some(self.fresh_due);
         let gone = (!self.gone.is_empty()).then_some(self.gone_due);
-        let explore = explores.then_some(self.explore_due);
+        let explore = self.explores().filter(|_| explores);
         let all = [self.due, fresh, gone, self.newcomers(), explore];
         all.into_iter().flatten().min().map_or(u64::MAX, nanos)
     }
@@ -89,9 +91,14 @@ impl Lot {
     fn next(&self, explores: bool, token: Time, now: Time) -> u64 {
         let fresh = (!self.fresh.is_empty()).then_some(self.fresh_due.max(token));
         let gone = (!self.gone.is_empty()).then_some(self.gone_due);
-        let explore = explores.then_some(self.explore_due);
+        let explore = self.explores().filter(|_| explores);
         let all = [self.due, fresh, gone, self.newcomers(), explore].into_iter().flatten();
         all.filter(|at| *at > now).min().map_or(u64::MAX, nanos)
+    }
+
+    /// When to see who is near: where something is announced anew in any case, no sooner than that.
+    pub fn explores(&self) -> Option<Time> {
+        self.due.is_none().then_some(self.explore_due)
     }
 
     /// From when on it is announced to newcomers, if it has too few keepers.
@@ -125,9 +132,10 @@ pub struct Run {
 }
 
 impl Run {
-    /// Only looks who is near.
-    pub fn explore(bucket: Bucket, contacts: &mut Contacts, now: Time) -> Self {
-        let walk = Walk::new(bucket.position(), LOOK_NODES, LOOK_NODES, contacts, now);
+    /// Only looks who is near, `again` or for the first time.
+    pub fn explore(bucket: Bucket, again: bool, contacts: &mut Contacts, now: Time) -> Self {
+        let want = if again { LOOK_AGAIN_NODES } else { LOOK_NODES };
+        let walk = Walk::new(bucket.position(), want, want, contacts, now);
         Self { walk, looking: true, whole: false, keys: Vec::new(), known: Vec::new() }
     }
 }
