@@ -421,10 +421,23 @@ impl Contacts {
     /// The nearest to a meeting point that haven't failed, first those that have answered; at most so
     /// many.
     pub(super) fn neighbours(&self, bucket: Bucket, most: usize) -> Vec<NodeId> {
-        let near = || ByDistance::new(&self.places, bucket.position()).take(MAX_WALK_NODES);
-        let of = |standing| near().filter(move |place| place.standing == standing);
-        let sound = of(Standing::Proven).chain(of(Standing::New)).take(most);
-        sound.map(|place| self.nodes[place.at as usize].contact.node).collect()
+        let (mut proven, mut new) = (Vec::with_capacity(most), Vec::with_capacity(most));
+        for place in ByDistance::new(&self.places, bucket.position()).take(MAX_WALK_NODES) {
+            let of_its_kind = match place.standing {
+                Standing::Proven => &mut proven,
+                Standing::New => &mut new,
+                Standing::Failed => continue,
+            };
+            if of_its_kind.len() < most {
+                of_its_kind.push(self.nodes[place.at as usize].contact.node);
+            }
+            if proven.len() >= most {
+                break;
+            }
+        }
+        new.truncate(most - proven.len());
+        proven.extend(new);
+        proven
     }
 
     /// The distance within which [`REPLICAS`] nodes are to be expected anywhere: see

@@ -20,7 +20,10 @@ use crate::limits::{
     MAX_PROVIDER_RECORDS_PER_PEER, MAX_PROVIDERS_PER_ITEM, NETWORK_SHARE, PROBE_AFTER,
     PROVIDERS_IN_ANSWER, PRUNE_EVERY,
 };
+use hashbrown::HashMap;
+use rustc_hash::FxBuildHasher;
 use slab::Slab;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -125,12 +128,21 @@ fn digest(peer: &[u8]) -> PeerDigest {
     u128::from_le_bytes(octets)
 }
 
+/// Whether a record was there, and how many its item has and how many of those haven't expired.
+struct Renewed {
+    taken: bool,
+    all: usize,
+    live: usize,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Providers {
     limits: ProviderLimits,
     owners: Slab<Owner>,
-    by_peer: BTreeMap<PeerDigest, u32>,
+    /// Never walked through, so that the order in it doesn't matter. Digests are chance already; to make a
+    /// thousand of them collide takes hundreds of millions of peer ids, and makes it microseconds slower.
+    by_peer: HashMap<PeerDigest, u32, FxBuildHasher>,
     /// Owners by how many records they have.
     by_size: BTreeSet<(usize, u32)>,
     /// Until when, by key and owner.
@@ -147,7 +159,7 @@ impl Providers {
         Self {
             limits,
             owners: Slab::new(),
-            by_peer: BTreeMap::new(),
+            by_peer: HashMap::default(),
             by_size: BTreeSet::new(),
             records: BTreeMap::new(),
             networks: BTreeMap::new(),
@@ -187,8 +199,11 @@ impl Providers {
         let expires = now.after(life.min(ANNOUNCED_LIFE));
         let expires = u32::try_from(expires.0).unwrap_or(u32::MAX);
         let known = keys.iter().map(|key| {
-            let taken = self.take(*key, slot, network, expires, now);
-            let count = self.live(*key, now).count();
+            let Renewed { mut taken, all, live: mut count } = self.renew(*key, slot, expires, now);
+            if !taken {
+                taken = self.take(*key, slot, all, network, expires, now);
+                count = if taken { self.live(*key, now).count() } else { count };
+            }
             if taken || count >= self.limits.per_item {
                 u8::try_from(count).unwrap_or(u8::MAX)
             } else {
@@ -316,7 +331,8 @@ impl Providers {
     fn owner(&mut self, sender: Sender<'_>, now: Seconds) -> u32 {
         let Sender { peer, network, addresses, share } = sender;
         let addresses = addresses.iter().take(MAX_PEER_ADDRESSES).cloned().collect();
-        if let Some(&slot) = self.by_peer.get(&digest(peer))
+        let number = digest(peer);
+        if let Some(&slot) = self.by_peer.get(&number)
             && let Some(owner) = self.owners.get_mut(slot as usize)
         {
             if owner.provider.network != network {
@@ -330,7 +346,6 @@ impl Providers {
             provider.addresses = addresses;
             return slot;
         }
-        let number = digest(peer);
         let peer = peer.to_vec();
         let provider = Provider { peer, addresses, network, share, seen: now, gone: false };
         let slot = self.owners.insert(Owner { provider, records: 0, probed: now }) as u32;
@@ -339,24 +354,36 @@ impl Providers {
         slot
     }
 
-    /// Puts a record down, if it may have a place; says whether it has.
+    /// Puts off the end of a record, if it is there.
+    fn renew(&mut self, key: ItemKey, slot: u32, expires: u32, now: Seconds) -> Renewed {
+        let mut renewed = Renewed { taken: false, all: 0, live: 0 };
+        for ((_, other), until) in self.records.range_mut((key, 0)..=(key, u32::MAX)) {
+            if *other == slot {
+                *until = expires;
+                renewed.taken = true;
+            }
+            renewed.all += 1;
+            renewed.live += usize::from(!is_over(*until, now));
+        }
+        renewed
+    }
+
+    /// Puts a record down that isn't there, of an item that has so many, if it may have a place; says
+    /// whether it has.
     fn take(
         &mut self,
         key: ItemKey,
         slot: u32,
+        of_item: usize,
         network: Option<u64>,
         expires: u32,
         now: Seconds,
     ) -> bool {
-        if let Some(known) = self.records.get_mut(&(key, slot)) {
-            *known = expires;
-            return true;
-        }
         let records = self.owners[slot as usize].records;
         let of_network = network.and_then(|network| self.networks.get(&network));
         if records >= self.limits.per_peer
             || of_network.is_some_and(|count| *count >= self.limits.per_network)
-            || !self.has_place_for(key, network, now)
+            || (of_item >= self.limits.per_item && !self.make_place_for(key, network, now))
         {
             return false;
         }
@@ -372,14 +399,10 @@ impl Providers {
         true
     }
 
-    /// Whether another provider of this item may be put down. One network's share beyond its own
-    /// gives way to other networks.
-    fn has_place_for(&mut self, key: ItemKey, network: Option<u64>, now: Seconds) -> bool {
-        let all = || self.records.range((key, 0)..=(key, u32::MAX));
-        if all().count() < self.limits.per_item {
-            return true;
-        }
-        let all: Vec<_> = all().collect();
+    /// Whether another provider of this item may be put down, of which there are as many as may be. One
+    /// network's share beyond its own gives way to other networks.
+    fn make_place_for(&mut self, key: ItemKey, network: Option<u64>, now: Seconds) -> bool {
+        let all: Vec<_> = self.records.range((key, 0)..=(key, u32::MAX)).collect();
         if let Some(&(&(key, slot), _)) = all.iter().find(|(_, expires)| is_over(**expires, now)) {
             self.remove(key, slot);
             self.drop_if_idle(slot);
@@ -466,10 +489,14 @@ fn count(
     change: impl FnOnce(usize) -> usize,
 ) {
     let Some(network) = network else { return };
-    let count = change(networks.get(&network).copied().unwrap_or(0));
-    if count == 0 {
-        networks.remove(&network);
-    } else {
-        networks.insert(network, count);
+    match networks.entry(network) {
+        Entry::Vacant(none) => match change(0) {
+            0 => {}
+            count => drop(none.insert(count)),
+        },
+        Entry::Occupied(mut some) => match change(*some.get()) {
+            0 => drop(some.remove()),
+            count => *some.get_mut() = count,
+        },
     }
 }
