@@ -51,6 +51,7 @@ impl Swarm {
         let presence = self.nodes[node as usize].habit.past(&mut chance);
         let mut announced =
             Announced { presence, radius: self.lore.radius, ..Announced::default() };
+        let all = self.keys(node);
         for (bucket, neighbours) in Bucket::all().zip(&self.lore.neighbours) {
             let mut near = neighbours.clone();
             near.retain(|other| *other != node);
@@ -58,42 +59,64 @@ impl Swarm {
             let near = |count| near.iter().take(count).map(|node| Peer((*node).into())).collect();
             let look = Duration::from_secs(chance.between(0, EXPLORE_AGAIN.as_secs()));
             let due = Duration::from_secs(chance.between(0, MIN_REANNOUNCE.as_secs()));
-            let keys = self.keys(node, bucket);
+            let keys = of(&all, bucket);
             let due = Some(due).filter(|_| !keys.is_empty());
             let keepers = if keys.is_empty() { Vec::new() } else { near(REPLICAS) };
-            announced.items.extend(keys.into_iter().map(|key| (key, 0)));
+            announced.items.extend(keys.iter().map(|key| (*key, 0)));
             let near = near(SAVED_NEIGHBOURS);
             announced.buckets.push(BucketState { bucket, due, look, keepers, near });
         }
         announced
     }
 
-    /// What a node holds of one bucket, rising.
-    fn keys(&self, node: NodeId, bucket: Bucket) -> Vec<ItemKey> {
-        let all = self.nodes[node as usize].items.iter().map(|item| self.catalogue.key(*item));
-        let mut keys: Vec<_> = all.filter(|key| key.bucket() == bucket).collect();
+    /// What a node holds, rising.
+    fn keys(&self, node: NodeId) -> Vec<ItemKey> {
+        let items = self.nodes[node as usize].items.iter();
+        let mut keys: Vec<_> = items.map(|item| self.catalogue.key(*item)).collect();
         keys.sort_unstable();
         keys
     }
 
     /// Everybody has announced within the last day what they hold: those who are near keep it.
     pub(super) fn keep_the_past(&mut self) {
+        let mut told: Vec<Vec<Telling>> = vec![Vec::new(); self.nodes.len()];
+        let mut held = Vec::with_capacity(self.nodes.len());
         for node in 0..self.setup.nodes {
             let Announced { buckets, presence, .. } = self.past(node);
-            let (network, share) = (Some(self.networks[node as usize]), presence.share());
-            let peer = node.to_le_bytes();
-            let sender = Sender { peer: &peer, network, addresses: &[], share };
             for BucketState { bucket, due, keepers, .. } in buckets {
                 let Some(due) = due else { continue };
-                let keys = self.keys(node, bucket);
                 let at = Seconds(self.wall().0 - (MIN_REANNOUNCE - due).as_secs());
                 for keeper in keepers {
-                    let keeper = &mut self.nodes[keeper.0 as usize].providers;
-                    let empty = || Box::new(Providers::new(ProviderLimits::default()));
-                    let keeper = keeper.get_or_insert_with(empty);
-                    keeper.announce(sender, &keys, Message::LIFE, at);
+                    told[keeper.0 as usize].push(Telling { node, bucket, at });
                 }
             }
+            held.push((self.keys(node), presence.share()));
+        }
+        // One keeper after the other, as what one keeps fits the processor's cache.
+        for (keeper, told) in told.into_iter().enumerate().filter(|(_, told)| !told.is_empty()) {
+            let mut providers = Box::new(Providers::new(ProviderLimits::default()));
+            for Telling { node, bucket, at } in told {
+                let (keys, share) = &held[node as usize];
+                let (network, peer) = (Some(self.networks[node as usize]), node.to_le_bytes());
+                let sender = Sender { peer: &peer, network, addresses: &[], share: *share };
+                providers.announce(sender, of(keys, bucket), Message::LIFE, at);
+            }
+            self.nodes[keeper].providers = Some(providers);
         }
     }
+}
+
+/// That a node has told a keeper what it holds of a bucket.
+#[derive(Debug, Clone, Copy)]
+struct Telling {
+    node: NodeId,
+    bucket: Bucket,
+    at: Seconds,
+}
+
+/// Those of rising keys that are of a bucket.
+fn of(keys: &[ItemKey], bucket: Bucket) -> &[ItemKey] {
+    let from = keys.partition_point(|key| key.bucket() < bucket);
+    let count = keys[from..].partition_point(|key| key.bucket() == bucket);
+    &keys[from..from + count]
 }
