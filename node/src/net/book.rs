@@ -132,17 +132,22 @@ impl Book {
         self.add(peer, addresses);
     }
 
-    /// A peer could not be reached at these addresses: others are tried before them, and the peer is
-    /// left alone for a while.
-    pub fn failed(&self, peer: PeerId, addresses: &[Multiaddr], now: Instant) {
+    /// A peer could not be reached at these addresses: others are tried before them. If there are no
+    /// others it is left alone for a while; says whether so.
+    pub fn failed(&self, peer: PeerId, addresses: &[Multiaddr], now: Instant) -> bool {
         let failed: Vec<_> = addresses.iter().cloned().map(without_peer).collect();
         let mut book = self.0.lock();
-        let Some(entry) = book.get_mut(&peer) else { return };
-        // The sort is stable.
-        entry.addresses.sort_by_key(|address| failed.contains(address));
+        let Some(entry) = book.get_mut(&peer) else { return true };
+        // Whoever is reached through a relay only is dialled elsewhere as well, to punch a hole.
+        if !entry.addresses.iter().all(|address| failed.contains(address)) {
+            // The sort is stable.
+            entry.addresses.sort_by_key(|address| failed.contains(address));
+            return false;
+        }
         let rest = REST.0.saturating_mul(1 << entry.failures.min(16)).min(REST.1);
         entry.failures = entry.failures.saturating_add(1);
         entry.rests_until = Some(now + rest);
+        true
     }
 
     /// Somebody else answers at this address.
@@ -237,21 +242,23 @@ mod tests {
         let (book, peer, mut now) = (Book::default(), PeerId::random(), Instant::now());
         let (dead, other) = (address("/ip4/10.0.0.1/tcp/1"), address("/ip4/10.0.0.1/tcp/2"));
         book.add(peer, [dead.clone(), other.clone()]);
-        assert!(!book.rests(&peer, now));
-        book.failed(peer, std::slice::from_ref(&dead), now);
+        assert!(!book.failed(peer, std::slice::from_ref(&dead), now));
         assert_eq!(book.addresses(&peer), [other.clone(), dead.clone()]);
+        assert!(!book.rests(&peer, now), "the other address wasn't tried");
+        assert!(book.failed(peer, &[other, dead.clone()], now));
         assert!(book.rests(&peer, now) && !book.rests(&peer, now + REST.0));
+        let fails = |now| assert!(book.failed(peer, &book.addresses(&peer), now));
         for _ in 0..40 {
             now += REST.1;
             assert!(!book.rests(&peer, now));
-            book.failed(peer, &[], now);
+            fails(now);
         }
         assert!(book.rests(&peer, now + REST.1 / 2));
         book.add(peer, [address("/ip4/10.0.0.1/tcp/3")]);
         assert!(!book.rests(&peer, now), "it may be somewhere else");
-        book.failed(peer, &[], now);
+        fails(now);
         book.prefer(peer, &dead);
-        book.failed(peer, &[], now);
+        fails(now);
         assert!(!book.rests(&peer, now + REST.0), "it was reached meanwhile");
         book.forget(peer, &dead);
         assert!(!book.addresses(&peer).contains(&dead));

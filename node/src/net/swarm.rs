@@ -268,9 +268,10 @@ impl Task {
             // that it failed doesn't make the peer one that can't be reached.
             (Some(peer), DialError::Transport(attempts)) if !connected => {
                 let tried: Vec<_> = attempts.iter().map(|(address, _)| address.clone()).collect();
-                self.book.failed(peer, &tried, Instant::now());
                 // Who is gone makes room for others; it comes back by being identified.
-                self.swarm.behaviour_mut().kad.remove_peer(&peer);
+                if self.book.failed(peer, &tried, Instant::now()) {
+                    self.swarm.behaviour_mut().kad.remove_peer(&peer);
+                }
             }
             (Some(peer), DialError::WrongPeerId { address, .. }) => {
                 self.book.forget(peer, address);

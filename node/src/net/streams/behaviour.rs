@@ -15,7 +15,7 @@ use libp2p::swarm::{
 use libp2p::{Multiaddr, PeerId};
 use narswarm_protocol::limits::{MAX_OUTBOUND_STREAMS, MAX_QUEUED_OPENS};
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -31,8 +31,11 @@ pub struct Behaviour {
     shared: Arc<Mutex<Shared>>,
     counters: Arc<Counters>,
     dials: mpsc::UnboundedReceiver<PeerId>,
-    /// Peers whose last connection closed while somebody waited for one.
+    /// Peers whose last connection closed, or whom somebody else dialled in vain, while somebody waited
+    /// for a connection.
     again: Vec<PeerId>,
+    /// Attempts of this behaviour, which are made at all addresses.
+    own: HashSet<ConnectionId>,
     /// Links of connections that another behaviour may still deny.
     fresh: HashMap<ConnectionId, Link>,
     /// What others may open.
@@ -48,9 +51,18 @@ impl Behaviour {
         let (shared, counters) = (Arc::<Mutex<Shared>>::default(), Arc::<Counters>::default());
         let control = Control { shared: shared.clone(), dials: sender, counters: counters.clone() };
         let outbound_limit = MAX_OUTBOUND_STREAMS;
-        let (again, fresh, offered) = (Vec::new(), HashMap::new(), Protocol::ALL.as_slice());
-        let behaviour =
-            Self { accept, book, outbound_limit, shared, counters, dials, again, fresh, offered };
+        let behaviour = Self {
+            accept,
+            book,
+            outbound_limit,
+            shared,
+            counters,
+            dials,
+            again: Vec::new(),
+            own: HashSet::new(),
+            fresh: HashMap::new(),
+            offered: Protocol::ALL.as_slice(),
+        };
         (behaviour, control)
     }
 
@@ -99,6 +111,7 @@ impl Behaviour {
 
     fn connected(&mut self, established: ConnectionEstablished<'_>) {
         let peer = established.peer_id;
+        self.own.remove(&established.connection_id);
         let mut shared = self.shared.lock();
         if let Some(link) = self.fresh.remove(&established.connection_id) {
             shared.links.entry(peer).or_default().push(link);
@@ -123,12 +136,17 @@ impl Behaviour {
 
     fn dial_failed(&mut self, failure: DialFailure<'_>) {
         self.fresh.remove(&failure.connection_id);
+        let own = self.own.remove(&failure.connection_id);
         let Some(peer) = failure.peer_id else { return };
         let mut shared = self.shared.lock();
         let outcome = if shared.links.contains_key(&peer) {
             Ok(())
         } else if let DialError::DialPeerConditionFalse(_) = failure.error {
-            // Another attempt is under way; its outcome is ours.
+            // Another attempt is under way; that it succeeds is good for us as well.
+            return;
+        } else if !own && shared.awaited.contains_key(&peer) {
+            // It may have been made at some addresses only, as when a hole is punched.
+            self.again.push(peer);
             return;
         } else {
             Err(reason(failure.error))
@@ -252,6 +270,7 @@ impl NetworkBehaviour for Behaviour {
             }
             let condition = PeerCondition::DisconnectedAndNotDialing;
             let opts = DialOpts::peer_id(peer).condition(condition).build();
+            self.own.insert(opts.connection_id());
             return Poll::Ready(ToSwarm::Dial { opts });
         }
     }

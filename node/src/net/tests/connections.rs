@@ -167,6 +167,25 @@ async fn who_cannot_be_reached_is_reported_with_the_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn that_a_peer_is_dialled_in_vain_elsewhere_does_not_keep_it_from_being_reached() {
+    let dead = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = dead.local_addr().expect("an address");
+    let peer = start(loopback()).await;
+    let there = format!("/ip4/127.0.0.1/tcp/{}/p2p/{}", address.port(), peer.peer_id());
+    let bootstrap = vec![there.parse().expect("an address")];
+    let net = start(NetConfig { bootstrap, ..loopback() }).await;
+    let (mute, _) = soon("an attempt", dead.accept()).await.expect("a connection");
+    net.learn(peer.peer_id(), peer.listen_addresses());
+    let query = net.query(peer.peer_id(), &[ITEM]);
+    tokio::pin!(query);
+    let early = tokio::time::timeout(Duration::from_millis(200), &mut query).await;
+    assert!(early.is_err(), "it waits for the attempt that is under way");
+    drop((mute, dead));
+    let answers = soon("an answer", query).await.expect("it is reached where it is");
+    assert_eq!(answers.iter().flatten().count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strangers_are_not_taken_for_peers_of_this_network() {
     let net = start(loopback()).await;
     let stranger = RawPeer::start().await;
