@@ -10,7 +10,7 @@ mod searching;
 mod sleep;
 
 use super::guests::Guests;
-use super::keeper::{Keeper, encode, parse, wall_clock};
+use super::keeper::{Keeper, encode, parse};
 use super::{Provider, ProviderKey, Routing, RoutingError};
 use crate::net::book::{Book, Reach, is_plausible, reach};
 use crate::net::config::NetTiming;
@@ -23,7 +23,6 @@ use async_trait::async_trait;
 use futures::AsyncWriteExt as _;
 use libp2p::{Multiaddr, PeerId};
 use lru::LruCache;
-use narswarm_protocol::announce::providers::Seconds;
 use narswarm_protocol::announce::{
     Action, Bucket, Contact, Discovery, DiscoveryConfig, ItemKey, Message, NodeId, Position,
     ProviderHint, Reply, RequestId, SearchId, Share,
@@ -86,8 +85,6 @@ pub struct Machine {
     local: PeerId,
     state: Mutex<State>,
     started: Instant,
-    /// The same on the wall clock.
-    started_at: Seconds,
     wake: Notify,
     /// Whether announcements wait.
     holds_back: AtomicBool,
@@ -119,13 +116,12 @@ impl Machine {
             searches: HashMap::new(),
             next_search: 0,
             told: None,
-            sleep: Sleep::default(),
+            sleep: Sleep::new(),
         };
         Self {
             local,
             state: Mutex::new(state),
             started: Instant::now(),
-            started_at: wall_clock(),
             wake: Notify::new(),
             holds_back: AtomicBool::new(false),
             guests: Guests::new(control.clone()),
@@ -144,9 +140,8 @@ impl Machine {
 
     /// Sees whether the computer has slept.
     fn note_sleep(&self) {
-        let wall = Duration::from_secs(wall_clock().0.saturating_sub(self.started_at.0));
         let (mut state, now) = (self.state.lock(), self.now());
-        if let Some(slept) = state.sleep.since(wall, now.0) {
+        if let Some(slept) = state.sleep.since() {
             tracing::debug!(seconds = slept.as_secs(), "this computer has slept");
             state.discovery.handle_slept(slept, now);
         }

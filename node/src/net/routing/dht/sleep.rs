@@ -1,29 +1,44 @@
 //! Notices that the computer has slept: the clock by which the machine runs stands still meanwhile, and
 //! what others were told grows old.
 
+use rustix::time::{ClockId, clock_gettime};
 use std::time::Duration;
 
-/// Shorter differences between the two clocks are somebody setting one of them.
+/// What is shorter changes nothing: no record and no connection that narswarm keeps is judged by a minute.
 const LEAST: Duration = Duration::from_secs(60);
 
-/// By how much the clock on the wall was ahead when that was last looked at.
-#[derive(Debug, Default)]
+/// For how long the computer had slept by the time when that was last looked at.
+#[derive(Debug)]
 pub struct Sleep {
-    ahead: Duration,
+    slept: Duration,
 }
 
 impl Sleep {
-    /// So much has passed on the wall and on the machine's clock. Says for how long the computer has slept
-    /// since this was asked before.
-    pub fn since(&mut self, wall: Duration, clock: Duration) -> Option<Duration> {
-        let ahead = wall.saturating_sub(clock);
-        let slept = ahead.saturating_sub(self.ahead);
-        // Who sets the wall's clock back hasn't slept.
-        if slept >= LEAST || ahead < self.ahead {
-            self.ahead = ahead;
-        }
-        Some(slept).filter(|slept| *slept >= LEAST)
+    /// Sleeps before now don't count.
+    pub fn new() -> Self {
+        Self { slept: slept_since_boot() }
     }
+
+    /// For how long the computer has slept since this was asked before.
+    pub fn since(&mut self) -> Option<Duration> {
+        self.passed(slept_since_boot())
+    }
+
+    fn passed(&mut self, slept: Duration) -> Option<Duration> {
+        let passed = slept.checked_sub(self.slept).filter(|passed| *passed >= LEAST)?;
+        self.slept = slept;
+        Some(passed)
+    }
+}
+
+/// For how long this computer has been asleep since it was started: of these two clocks of Linux the one
+/// goes on then, the other, which `std::time::Instant` is, does not, and nobody can set either
+/// (clock_gettime(2)).
+fn slept_since_boot() -> Duration {
+    let read = |clock| Duration::try_from(clock_gettime(clock)).unwrap_or_default();
+    // Read in this order the difference is never too large.
+    let with_sleep = read(ClockId::Boottime);
+    with_sleep.saturating_sub(read(ClockId::Monotonic))
 }
 
 #[cfg(test)]
@@ -35,21 +50,21 @@ mod tests {
     }
 
     #[test]
-    fn each_sleep_is_told_once() {
-        let mut sleep = Sleep::default();
-        assert_eq!(sleep.since(hours(2), hours(2)), None);
-        assert_eq!(sleep.since(hours(11), hours(3)), Some(hours(8)));
-        assert_eq!(sleep.since(hours(12), hours(4)), None);
-        assert_eq!(sleep.since(hours(14), hours(4)), Some(hours(2)));
+    fn each_sleep_is_told_once_and_a_nap_when_it_has_added_up() {
+        let mut sleep = Sleep { slept: hours(100) };
+        assert_eq!(sleep.passed(hours(100)), None);
+        assert_eq!(sleep.passed(hours(108)), Some(hours(8)));
+        assert_eq!(sleep.passed(hours(108)), None);
+        let nap = Duration::from_secs(40);
+        assert_eq!(sleep.passed(hours(108) + nap), None);
+        assert_eq!(sleep.passed(hours(108) + nap * 2), Some(nap * 2));
+        assert_eq!(sleep.passed(hours(107)), None, "two clocks aren't read at the same moment");
     }
 
     #[test]
-    fn a_clock_that_is_set_is_no_sleep_or_a_short_one() {
-        let mut sleep = Sleep::default();
-        assert_eq!(sleep.since(hours(1) + Duration::from_secs(30), hours(1)), None);
-        assert_eq!(sleep.since(Duration::ZERO, hours(2)), None, "it was set back");
-        assert_eq!(sleep.since(hours(6), hours(3)), Some(hours(3)));
-        assert_eq!(sleep.since(hours(5), hours(4)), None, "it was set back again");
-        assert_eq!(sleep.since(hours(9), hours(5)), Some(hours(3)));
+    fn who_is_awake_has_not_slept() {
+        assert_eq!(Sleep::new().since(), None);
+        let awake = Duration::try_from(clock_gettime(ClockId::Boottime)).expect("a time");
+        assert!(slept_since_boot() < awake);
     }
 }
