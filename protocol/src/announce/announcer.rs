@@ -9,7 +9,7 @@ mod lots;
 
 use super::announced::{Announced, BucketState};
 use super::contacts::Contacts;
-use super::place::{Bucket, ItemKey, NodeId};
+use super::place::{BUCKETS, Bucket, ItemKey, NodeId};
 use super::presence::Presence;
 use super::walk::Walk;
 use super::{Message, mix};
@@ -22,6 +22,7 @@ use crate::limits::{
 };
 use lots::{Lot, Lots, Run};
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 /// Meeting points that are looked at before the first announcement: twice as many as an estimate
@@ -219,8 +220,22 @@ impl Announcer {
         contacts: &mut Contacts,
         now: Time,
     ) -> Option<(Bucket, NodeId, Message)> {
+        // Runs end without a message where nobody can be asked: of each bucket two at most, one that looks
+        // and one that announces.
+        (0..=2 * BUCKETS).find_map(|_| match self.poll_once(contacts, now) {
+            ControlFlow::Break(message) => Some(message),
+            ControlFlow::Continue(()) => None,
+        })?
+    }
+
+    /// The next message, or none; or something has come to its end, and what follows isn't seen yet.
+    fn poll_once(
+        &mut self,
+        contacts: &mut Contacts,
+        now: Time,
+    ) -> ControlFlow<Option<(Bucket, NodeId, Message)>> {
         if contacts.is_empty() {
-            return None;
+            return ControlFlow::Break(None);
         }
         self.add_tokens(now);
         let mut running = self.lots.running();
@@ -240,13 +255,17 @@ impl Announcer {
                 } else {
                     Message::Announce { keys: run.keys.clone(), share }
                 };
-                return Some((bucket, node, message));
+                return ControlFlow::Break(Some((bucket, node, message)));
             }
             if run.walk.is_over() {
                 self.step(bucket, contacts, now);
-                return self.poll(contacts, now);
+                return ControlFlow::Continue(());
             }
         }
+        ControlFlow::Break(self.next_withdrawal())
+    }
+
+    fn next_withdrawal(&mut self) -> Option<(Bucket, NodeId, Message)> {
         let (node, keys) = self.withdrawals.pop_front()?;
         let bucket = keys.first()?.bucket();
         Some((bucket, node, Message::Withdraw { keys }))
@@ -277,12 +296,16 @@ impl Announcer {
         let passed = now.since(self.token_at).as_secs() / ANNOUNCE_TOKEN_EVERY.as_secs();
         if passed > 0 {
             let more = u32::try_from(passed).unwrap_or(u32::MAX);
-            if self.tokens == 0 {
-                self.lots.change_all();
-            }
-            self.tokens = self.tokens.saturating_add(more).min(ANNOUNCE_BURST);
+            self.give_tokens(more);
             self.token_at = self.token_at + ANNOUNCE_TOKEN_EVERY * more;
         }
+    }
+
+    fn give_tokens(&mut self, more: u32) {
+        if self.tokens == 0 {
+            self.lots.change_all();
+        }
+        self.tokens = self.tokens.saturating_add(more).min(ANNOUNCE_BURST);
     }
 
     /// When something new may be announced, as far as there is a limit to it.
@@ -384,11 +407,17 @@ impl Announcer {
             lot.failures += 1;
             let pause = ANNOUNCE_RETRY * (1 << lot.failures.min(10));
             lot.fresh_due = now + pause.min(MAX_ANNOUNCE_RETRY);
+            // Nor are newcomers told sooner, as there is nobody who could be.
+            lot.announced = lot.fresh_due;
             if run.whole {
                 lot.due = Some(lot.fresh_due);
             }
             let held = &self.held;
             lot.fresh.extend(run.keys.into_iter().filter(|key| held.contains_key(key)));
+            if !run.whole {
+                // Nobody was told, so it doesn't count.
+                self.give_tokens(1);
+            }
             return;
         }
         lot.failures = 0;

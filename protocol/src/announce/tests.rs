@@ -5,8 +5,8 @@ use super::providers::{ProviderLimits, Providers, Seconds, Sender};
 use super::*;
 use crate::limits::{
     ANCHOR_CHECK, ANCHOR_LIFE, ANNOUNCED_LIFE, DOUBTFUL_STAGGER, EXPLORE_AGAIN, HOLDER_STAGGER,
-    HOLDER_STAGGER_AT_MOST, LOOK_AGAIN_NODES, LOOK_NODES, NEWCOMER_DOUBLINGS, NOBODY_LIFE,
-    REANNOUNCE, REANNOUNCE_TO_NEWCOMERS, REPLICAS, RESTART_SPREAD, SAVED_NEIGHBOURS,
+    HOLDER_STAGGER_AT_MOST, LOOK_AGAIN_NODES, LOOK_NODES, MAX_ANNOUNCE_RETRY, NEWCOMER_DOUBLINGS,
+    NOBODY_LIFE, REANNOUNCE, REANNOUNCE_TO_NEWCOMERS, REPLICAS, RESTART_SPREAD, SAVED_NEIGHBOURS,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -312,6 +312,27 @@ fn a_day_of_a_workstation_costs_few_messages() {
     // And it is still found.
     let (found, _) = world.search(77, &keys[..1000]);
     assert_eq!(found.len(), 1000);
+}
+
+#[test]
+fn who_loses_everybody_tries_again_in_patience_until_somebody_is_there() {
+    let mut world = World::new(5);
+    world.only = Some(1);
+    world.nodes[4].dead = true;
+    world.hold(1, &items(100));
+    world.run_for(Duration::from_secs(3));
+    assert!(!world.nodes[0].providers.is_empty(), "some have been told, and one didn't answer");
+    [0, 2, 3].into_iter().for_each(|number| world.nodes[number].dead = true);
+    let before = world.messages;
+    world.run_for(Duration::from_secs(60));
+    let alone = world.messages - before;
+    assert!((1..1000).contains(&alone), "{alone} messages to nobody");
+    let anew = Providers::new(ProviderLimits::default());
+    (world.nodes[0].dead, world.nodes[0].providers) = (false, anew);
+    world.nodes[1].discovery.handle_contact(contact(0));
+    world.poll(1);
+    world.run_for(REANNOUNCE_TO_NEWCOMERS + MAX_ANNOUNCE_RETRY);
+    assert!(world.nodes[0].providers.len() >= 60, "{}", world.nodes[0].providers.len());
 }
 
 #[test]
