@@ -220,9 +220,9 @@ impl Announcer {
         contacts: &mut Contacts,
         now: Time,
     ) -> Option<(Bucket, NodeId, Message)> {
-        // Runs end without a message where nobody can be asked: of each bucket two at most, one that looks
-        // and one that announces.
-        (0..=2 * BUCKETS).find_map(|_| match self.poll_once(contacts, now) {
+        // Runs end without a message where nobody can be asked: of each bucket three at most, one that
+        // scouts, one that looks and one that announces.
+        (0..=3 * BUCKETS).find_map(|_| match self.poll_once(contacts, now) {
             ControlFlow::Break(message) => Some(message),
             ControlFlow::Continue(()) => None,
         })?
