@@ -140,8 +140,7 @@ struct Renewed {
 pub struct Providers {
     limits: ProviderLimits,
     owners: Slab<Owner>,
-    /// Never walked through, so that the order in it doesn't matter. Digests are chance already; to make a
-    /// thousand of them collide takes hundreds of millions of peer ids, and makes it microseconds slower.
+    /// Never walked through, so its order doesn't matter; to slow it down takes millions of peer ids.
     by_peer: HashMap<PeerDigest, u32, FxBuildHasher>,
     /// Owners by how many records they have.
     by_size: BTreeSet<(usize, u32)>,
@@ -368,8 +367,7 @@ impl Providers {
         renewed
     }
 
-    /// Puts a record down that isn't there, of an item that has so many, if it may have a place; says
-    /// whether it has.
+    /// Puts a record down that isn't there, if it may have a place; says whether it has.
     fn take(
         &mut self,
         key: ItemKey,
