@@ -6,7 +6,7 @@ use crate::limits::REPLICAS;
 use std::time::Duration;
 
 /// How long the estimate is used before it is made anew. Networks grow and shrink over hours, and nodes
-/// wait a day for a neighbourhood to be walked to again.
+/// wait a day and a half for a neighbourhood to be walked to again.
 const LIFE: Duration = Duration::from_secs(3600);
 
 /// So many neighbourhoods have to be known for an estimate: as many as nobody can crowd around
